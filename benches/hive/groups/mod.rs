@@ -1,0 +1,14 @@
+//! Owns the list of groups; each is a file that says what is compared with what, and what a good figure is.
+
+mod command;
+mod dispatch;
+mod idle;
+mod oneshot;
+mod pool;
+mod throughput;
+
+use crate::runner::Group;
+
+/// In the order in which they are run.
+pub const ALL: [Group; 6] =
+    [dispatch::GROUP, throughput::GROUP, oneshot::GROUP, command::GROUP, pool::GROUP, idle::GROUP];

@@ -1,0 +1,226 @@
+//! `pool start`: a supervisor in the background (or here, with `--foreground`), and then the pool.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use clap::{Arg, ArgAction, Command, value_parser};
+
+use super::{Call, exit, pool};
+use crate::client::{self, Client};
+use crate::error::{Code, Error, Result};
+use crate::json::Object;
+use crate::limits;
+use crate::store::surroundings::Surroundings;
+use crate::store::{Context, Folders};
+use crate::supervisor::{self, Settings};
+use crate::sys;
+use crate::sys::process::{self, Place, Plan, cstring};
+
+pub fn command() -> Command {
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    Command::new("start")
+        .about("Start the hive; returns when all agents are ready, or says which are not and why")
+        .arg(Arg::new("n").short('n').long("agents").value_name("N").value_parser(value_parser!(u32).range(0..=i64::from(limits::AGENTS_MAX))).help("How many agents [default: one a processor]"))
+        .arg(option("kind", "KIND", "shell: tasks are shell commands; lines: CMD is resident and speaks hive's protocol; oneshot: CMD is started ahead and reads one task from stdin").value_parser(["shell", "lines", "oneshot"]).default_value("shell"))
+        .arg(option("name", "NAME", "What the agents are called: NAME-1, NAME-2, ..."))
+        .arg(option("label", "LABEL", "A label of these agents, for `--label` of tasks; may be given several times").action(ArgAction::Append))
+        .arg(option("prefetch", "N", "Tasks that a lines agent may hold ahead [default: 1]").value_parser(value_parser!(u32)))
+        .arg(option("max-queued", "N", "Tasks that may wait before more are refused [default: 1048576]").value_parser(value_parser!(u64).range(1..)))
+        .arg(option("stop-grace", "SECONDS", "Between TERM and KILL [default: 5]").value_parser(value_parser!(f64)))
+        .arg(option("start-timeout", "SECONDS", "An agent not ready after this counts as dead [default: 60]").value_parser(value_parser!(f64)))
+        .arg(option("pin", "CPU", "Keep the supervisor on this processor").value_parser(value_parser!(usize)))
+        .arg(flag("durable", "Answer only what is on disk: survives the machine, not just its processes"))
+        .arg(flag("foreground", "Stay in the foreground; TERM or Ctrl-C stops the hive"))
+        .arg(Arg::new("command").value_name("CMD").num_args(0..).last(true).help("The agents' program and its arguments"))
+}
+
+pub fn run(call: &mut Call) -> Result<i32> {
+    call.folders.make()?;
+    let request = Pool::of(call)?;
+    if call.flag("foreground") {
+        return foreground(call, request);
+    }
+    if let Some(leader) = client::leader(&call.folders) {
+        return Err(runs_already(call, leader.pid));
+    }
+    launch(call)?;
+    let mut client = call.connect()?;
+    let answer = client.ask("pool-start", |o| request.write(o))?;
+    pool::settled(call, &answer)
+}
+
+fn runs_already(call: &Call, pid: i32) -> Error {
+    let agents = call.connect().and_then(|mut c| c.ask("status", |_| {})).ok().map(|answer| {
+        let rows: Vec<serde_json::Value> =
+            serde_json::from_str(answer.flat().raw("agents").unwrap_or("[]")).unwrap_or_default();
+        let busy = rows.iter().filter(|a| a["state"] == "busy").count();
+        format!(", {} agents, {busy} of them busy", rows.len())
+    });
+    let remedy = "`hivectl pool status` shows it, `hivectl pool stop` ends it, `--hive NAME` starts another beside it";
+    Error::new(
+        Code::AlreadyRunning,
+        format!("hive {} runs already (supervisor {pid}{}): {remedy}", call.folders.hive, agents.unwrap_or_default()),
+    )
+}
+
+/// The pool that is asked for.
+struct Pool {
+    count: u32,
+    kind: String,
+    name: Option<String>,
+    labels: Vec<String>,
+    command: Vec<String>,
+    numbers: Vec<(&'static str, String)>,
+    surroundings: String,
+}
+
+impl Pool {
+    fn of(call: &Call) -> Result<Pool> {
+        let many =
+            |name: &str| -> Vec<String> { call.args.get_many::<String>(name).into_iter().flatten().cloned().collect() };
+        let mut numbers = Vec::new();
+        let mut add = |name, value: Option<String>| numbers.extend(value.map(|v| (name, v)));
+        add("prefetch", call.args.get_one::<u32>("prefetch").map(u32::to_string));
+        add("max_queued", call.args.get_one::<u64>("max-queued").map(u64::to_string));
+        add("stop_grace", call.args.get_one::<f64>("stop-grace").map(f64::to_string));
+        add("start_patience", call.args.get_one::<f64>("start-timeout").map(f64::to_string));
+        let here = Surroundings::here().and_then(|here| here.store(&Context::at(&call.folders.context)));
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let pool = Pool {
+            count: call.args.get_one("n").copied().unwrap_or(processors),
+            kind: call.text("kind").cloned().unwrap_or_default(),
+            name: call.text("name").cloned(),
+            labels: many("label"),
+            command: many("command"),
+            numbers,
+            surroundings: here.map_err(|e| Error::os("cannot store this environment in the context store", e))?,
+        };
+        let wrong = match (pool.kind.as_str(), pool.command.is_empty()) {
+            ("shell", false) => {
+                Some("shell agents run the tasks' own commands and take none: add `--kind lines` or `--kind oneshot`")
+            }
+            ("lines" | "oneshot", true) => Some("this kind of agent needs its program: add `-- CMD ARGS...`"),
+            _ => None,
+        };
+        match wrong {
+            Some(message) => Err(Error::new(Code::BadRequest, message)),
+            None => Ok(pool),
+        }
+    }
+
+    fn write(&self, o: &mut Object) {
+        o.num("n", self.count).str("kind", &self.kind).opt_str("name", self.name.as_deref());
+        o.strings("labels", self.labels.iter().map(String::as_str))
+            .strings("command", self.command.iter().map(String::as_str));
+        self.numbers.iter().for_each(|(name, value)| {
+            o.raw(name, value);
+        });
+        o.str("surroundings", &self.surroundings);
+    }
+}
+
+/// Starts the supervisor as a process of its own, in a session of its own, and waits until it takes requests.
+fn launch(call: &Call) -> Result<()> {
+    let cannot = |e: std::io::Error| Error::os("cannot start the supervisor", e);
+    let log = open_log(&call.folders)?;
+    let nothing = File::open("/dev/null").map_err(cannot)?;
+    let (read, write) = sys::pipe().map_err(cannot)?;
+    let mut args = vec!["hivectl".to_owned(), "supervise".into(), call.folders.hive.clone()];
+    if let Some(cpu) = call.args.get_one::<usize>("pin") {
+        args.extend(["--pin".to_owned(), cpu.to_string()]);
+    }
+    if call.flag("durable") {
+        args.push("--durable".into());
+    }
+    let args = args.into_iter().map(cstring).collect::<std::io::Result<Vec<_>>>().map_err(cannot)?;
+    let env = Surroundings::here().map_err(cannot)?.env;
+    let plan = Plan {
+        program: Path::new("/proc/self/exe"),
+        args: &args,
+        env: &env,
+        folder: Some(Path::new("/")),
+        stdio: [nothing.as_raw_fd(), write.as_raw_fd(), log.as_raw_fd()],
+        place: Place::Session,
+    };
+    process::start(&plan).map_err(cannot)?;
+    drop(write);
+    let mut said = String::new();
+    File::from(read).read_to_string(&mut said).map_err(cannot)?;
+    match said.trim_end().split_once(' ') {
+        _ if said == READY => Ok(()),
+        Some((code, message)) => Err(Error::new(Code::parse(code), message)),
+        None => {
+            let message =
+                format!("the supervisor ended before it was ready: see {}", call.folders.supervisor_log().display());
+            Err(Error::new(Code::Internal, message))
+        }
+    }
+}
+
+const READY: &str = "ready\n";
+
+fn open_log(folders: &Folders) -> Result<File> {
+    let path = folders.supervisor_log();
+    if std::fs::metadata(&path).is_ok_and(|m| m.len() > limits::SUPERVISOR_LOG_MAX) {
+        let _ = std::fs::rename(&path, path.with_extension("log.1"));
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+    options.open(&path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e))
+}
+
+/// The life of a supervisor that [`launch`] started. stdout is the pipe on which the starter waits.
+pub fn supervise(args: Vec<OsString>) -> i32 {
+    let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    let pin = words.iter().position(|w| w == "--pin").and_then(|at| words.get(at + 1)).and_then(|n| n.parse().ok());
+    let durable = words.iter().any(|w| w == "--durable");
+    let hive = words.first().map_or("default", |w| w.as_str());
+    let outcome =
+        Folders::of(hive).and_then(|folders| supervisor::run(Settings { folders, pin, durable }, || say(READY)));
+    match outcome {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("hivectl supervise: {e}");
+            say(&format!("{} {e}\n", e.code.name()));
+            1
+        }
+    }
+}
+
+/// To the starter, once; then there is nobody to talk to.
+fn say(text: &str) {
+    use std::io::Write;
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let _ = sys::close_stdout();
+}
+
+/// The supervisor is this process. Its pool is asked for by a client, as in the background.
+fn foreground(call: &mut Call, pool: Pool) -> Result<i32> {
+    let settings = Settings {
+        folders: call.folders.clone(),
+        pin: call.args.get_one("pin").copied(),
+        durable: call.flag("durable"),
+    };
+    let (folders, json) = (call.folders.clone(), call.json);
+    supervisor::run(settings, move || {
+        let asked = std::thread::Builder::new().name("start".into()).spawn(move || {
+            match Client::connect(&folders).and_then(|mut client| client.ask("pool-start", |o| pool.write(o))) {
+                Ok(answer) if json => {
+                    println!("{}", super::outcome::without_tag(answer.text()))
+                }
+                Ok(answer) => println!("hive {}: {} agents are ready", folders.hive, answer.num("ready").unwrap_or(0)),
+                Err(e) => eprintln!("hivectl: {e}"),
+            }
+        });
+        drop(asked);
+    })?;
+    Ok(exit::DONE)
+}

@@ -1,0 +1,262 @@
+//! A client of a hive: writes requests to `ctl`, reads answers from a reply FIFO of its own. Used by every verb.
+//! Invariant: it never waits for a supervisor that is not there, and takes its FIFO with it when it goes.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::error::{Code, Error, Result};
+use crate::json::{Flat, Object};
+use crate::limits::LINE_MAX;
+use crate::store::Folders;
+use crate::sys::process::{Pid, Process, my_pid};
+use crate::sys::{self, clock, fifo, lock};
+
+pub struct Client {
+    ctl: File,
+    reply: File,
+    path: PathBuf,
+    name: String,
+    leader: Process,
+    taken: Vec<u8>,
+    /// Where the next line begins in `taken`.
+    from: usize,
+}
+
+/// Who leads a hive, as its leader file says.
+#[derive(Debug, Clone, Copy)]
+pub struct Leader {
+    pub pid: i32,
+    pub term: u64,
+}
+
+/// One answer, or news about one that is to come.
+pub struct Answer(String);
+
+impl Answer {
+    pub fn from_line(line: String) -> Answer {
+        Answer(line)
+    }
+
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    pub fn flat(&self) -> Flat<'_> {
+        Flat::parse(&self.0).unwrap_or_else(|_| Flat::parse("{}").expect("an empty object"))
+    }
+
+    pub fn tag(&self) -> u64 {
+        self.num("tag").unwrap_or(0)
+    }
+
+    pub fn num(&self, name: &str) -> Option<u64> {
+        self.flat().u64(name).ok().flatten()
+    }
+
+    pub fn int(&self, name: &str) -> Option<i64> {
+        self.flat().i64(name).ok().flatten()
+    }
+
+    pub fn str(&self, name: &str) -> Option<String> {
+        self.flat().str(name).ok().flatten().map(|t| t.into_owned())
+    }
+
+    pub fn is(&self, name: &str) -> bool {
+        self.flat().bool(name).ok().flatten() == Some(true)
+    }
+
+    /// News of a task that one asked to watch.
+    pub fn is_news(&self) -> bool {
+        self.flat().raw("event").is_some()
+    }
+
+    /// The answer itself, or the refusal that it is.
+    pub fn accepted(self) -> Result<Answer> {
+        if self.is("ok") {
+            return Ok(self);
+        }
+        let flat = self.flat();
+        let error = flat.raw("error").and_then(|raw| Flat::parse(raw).ok());
+        let part = |name: &str| {
+            error.as_ref().and_then(|e| e.str(name).ok().flatten()).map(|t| t.into_owned()).unwrap_or_default()
+        };
+        Err(Error::new(Code::parse(&part("code")), part("message")))
+    }
+}
+
+/// The leader of a hive, if one is alive.
+pub fn leader(folders: &Folders) -> Option<Leader> {
+    if !lock::is_held(&folders.leader()).unwrap_or(false) {
+        return None;
+    }
+    let text = std::fs::read_to_string(folders.leader()).ok()?;
+    let flat = Flat::parse(text.trim()).ok()?;
+    Some(Leader { pid: flat.u64("pid").ok()?? as i32, term: flat.u64("term").ok()?? })
+}
+
+impl Client {
+    pub fn connect(folders: &Folders) -> Result<Client> {
+        let none = || {
+            let remedy = "start one with `hivectl pool start`";
+            Error::new(
+                Code::NoHive,
+                format!("no hive \"{}\" is running at {}: {remedy}", folders.hive, folders.live.display()),
+            )
+        };
+        let leader = leader(folders).ok_or_else(none)?;
+        let leader = Process::open(Pid(leader.pid)).map_err(|_| none())?;
+        let ctl = fifo::open_write(&folders.ctl())
+            .map_err(|e| Error::os(format!("cannot open {}", folders.ctl().display()), e))?;
+        let name = format!("hivectl-{}-{}", my_pid().0, clock::monotonic_micros());
+        let path = folders.replies().join(&name);
+        fifo::make(&path).map_err(|e| Error::os(format!("cannot make {}", path.display()), e))?;
+        let reply = match fifo::open_both(&path) {
+            Ok(reply) => reply,
+            Err(e) => {
+                let _ = std::fs::remove_file(&path);
+                return Err(Error::os(format!("cannot open {}", path.display()), e));
+            }
+        };
+        Ok(Client { ctl, reply, path, name, leader, taken: Vec::new(), from: 0 })
+    }
+
+    /// One request; `fields` writes what belongs to its operation.
+    pub fn encode(&self, tag: u64, op: &str, fields: impl FnOnce(&mut Object)) -> Result<Vec<u8>> {
+        // The newline before it ends whatever garbage somebody may have left in the pipe without one.
+        let mut line = vec![b'\n'];
+        let mut o = Object::open(&mut line);
+        o.str("op", op).str("reply", &self.name).num("tag", tag);
+        fields(&mut o);
+        o.close();
+        line.push(b'\n');
+        if line.len() > LINE_MAX {
+            return Err(Error::new(
+                Code::BadRequest,
+                format!("the request is longer than {LINE_MAX} bytes: say less in its options"),
+            ));
+        }
+        Ok(line)
+    }
+
+    pub fn send(&mut self, tag: u64, op: &str, fields: impl FnOnce(&mut Object)) -> Result<()> {
+        let line = self.encode(tag, op, fields)?;
+        self.write(&line)
+    }
+
+    /// Whole lines of at most LINE_MAX bytes together: they go in as one.
+    pub fn write(&mut self, lines: &[u8]) -> Result<()> {
+        while !self.try_write(lines)? {
+            self.wait(None, true)?;
+        }
+        Ok(())
+    }
+
+    /// `false`: the pipe is full.
+    pub fn try_write(&mut self, lines: &[u8]) -> Result<bool> {
+        match sys::write(&self.ctl, lines) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(Error::os("cannot write to the hive's ctl", e)),
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    pub fn ask(&mut self, op: &str, fields: impl FnOnce(&mut Object)) -> Result<Answer> {
+        self.send(1, op, fields)?;
+        self.answer()?.accepted()
+    }
+
+    /// The next answer; waits for it as long as the supervisor lives.
+    pub fn answer(&mut self) -> Result<Answer> {
+        loop {
+            if let Some(answer) = self.next_answer()? {
+                return Ok(answer);
+            }
+            self.wait(None, false)?;
+        }
+    }
+
+    /// The next answer, or `None` when the deadline has passed (on the monotonic clock) or `also` can be read.
+    pub fn answer_until(&mut self, deadline: Option<i64>, also: Option<&impl AsFd>) -> Result<Option<Answer>> {
+        loop {
+            if let Some(answer) = self.next_answer()? {
+                return Ok(Some(answer));
+            }
+            let left = deadline.map(|d| Duration::from_micros((d - clock::monotonic_micros()).max(0) as u64));
+            if left.is_some_and(|l| l.is_zero()) || self.wait_also(left, false, also)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// An answer that has come already.
+    pub fn next_answer(&mut self) -> Result<Option<Answer>> {
+        loop {
+            if let Some(len) = memchr::memchr(b'\n', &self.taken[self.from..]) {
+                let line = String::from_utf8_lossy(&self.taken[self.from..self.from + len]).into_owned();
+                self.from += len + 1;
+                return Ok(Some(Answer(line)));
+            }
+            self.taken.drain(..self.from);
+            self.from = 0;
+            let mut chunk = [0; 16 * 1024];
+            match self.reply.read(&mut chunk) {
+                Ok(n) => self.taken.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::os("cannot read the hive's answers", e)),
+            }
+        }
+    }
+
+    /// Waits until answers can be read, or (if asked) requests written, or the time is up.
+    pub fn wait(&mut self, timeout: Option<Duration>, for_room: bool) -> Result<()> {
+        self.wait_also(timeout, for_room, None::<&File>).map(drop)
+    }
+
+    /// The same; returns whether `also` can be read.
+    fn wait_also(&mut self, timeout: Option<Duration>, for_room: bool, also: Option<&impl AsFd>) -> Result<bool> {
+        let mut fds = vec![
+            PollFd::new(self.reply.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.leader.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(also) = also {
+            fds.push(PollFd::new(also.as_fd(), PollFlags::POLLIN));
+        }
+        if for_room {
+            fds.push(PollFd::new(self.ctl.as_fd(), PollFlags::POLLOUT));
+        }
+        let timeout = timeout.map_or(PollTimeout::NONE, |t| {
+            PollTimeout::try_from(t.as_millis().saturating_add(1).min(i32::MAX as u128) as i32)
+                .unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Err(nix::Error::EINTR) => return Ok(false),
+            other => other.map_err(|e| Error::os("cannot wait for the hive", e))?,
+        };
+        let ready = |n: usize| fds.get(n).and_then(|fd| fd.any()).unwrap_or(false);
+        if ready(1) && !ready(0) {
+            let message = "the supervisor died before it answered; what it accepted is in its log: `hivectl pool start` goes on with it";
+            return Err(Error::new(Code::NoHive, message));
+        }
+        Ok(also.is_some() && ready(2))
+    }
+}
+
+impl AsFd for Client {
+    /// Can be read when an answer has come.
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.reply.as_fd()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

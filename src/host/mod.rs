@@ -1,0 +1,509 @@
+//! The host: one process per agent, in the pool's group, subreaper of its workload. It starts what the agent runs,
+//! takes what that prints, and ends all of it when told. It decides nothing about tasks: it does and reports.
+//! Invariant: no process below it outlives it on purpose, and "ended" is said when nothing is left below.
+//! At rest it sleeps without a deadline.
+
+mod capture;
+mod job;
+mod orders;
+mod quiet;
+mod run;
+
+pub use orders::Orders;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::libc;
+use nix::sys::signal::Signal;
+
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::model::{Generation, Kind, Loss, StopMode};
+use crate::outbox::{Outbox, Unit};
+use crate::store::surroundings::Surroundings;
+use crate::store::{BoundedLog, Context};
+use crate::sys::process::{self, Ending, Pid, Process, Reaped};
+use crate::sys::{self, clock, fifo, signal, tree};
+use crate::wire::host::{Command, News, Report};
+use job::{Job, Next};
+
+const IN: Token = Token(0);
+const COMMANDS: Token = Token(1);
+const CHILD: Token = Token(2);
+const TERMINATE: Token = Token(3);
+const SUPERVISOR: Token = Token(4);
+const OUT: Token = Token(5);
+const HOSTS: Token = Token(6);
+/// Two jobs may have pipes at a time: the one that runs and the one that is warm.
+const JOBS: usize = 8;
+
+/// What is left of a finished task's tree is asked to end, and killed after this.
+const LEFTOVER_GRACE: Duration = Duration::from_millis(200);
+/// Between two rounds of killing, should one not be enough.
+const KILL_AGAIN: Duration = Duration::from_millis(20);
+
+struct Host {
+    orders: Orders,
+    me: Pid,
+    poll: Poll,
+    context: Context,
+    /// The agent's `in`: read here for hosted kinds, by the workload for `lines`.
+    inbox: Lines,
+    commands: Lines,
+    out: Outbox,
+    reports: Outbox,
+    children: UnixStream,
+    terminate: UnixStream,
+    supervisor: Option<Process>,
+    /// With no supervisor: when to give up.
+    orphan_until: Option<i64>,
+    generation: Generation,
+    /// Surroundings of the resident kinds, and the last ones of a shell task, by digest.
+    own: Surroundings,
+    last: Option<(Arc<str>, Surroundings)>,
+    /// The workload of `lines`, or the task that runs.
+    current: Option<Job>,
+    /// `oneshot`: the process that waits for the next task.
+    warm: Option<Job>,
+    /// A look at whether the warm one is quiet: when, and how often it was looked.
+    quiet: Option<quiet::Watch>,
+    /// Everything below but the warm one is being ended; when the next round of killing is due.
+    sweep: Option<i64>,
+    /// What to do once nothing is left below.
+    then: Then,
+    /// A loss that is reported when the running task has ended.
+    warm_lost: Option<Loss>,
+    log: BoundedLog,
+    starts: u64,
+    /// The WITH line before a TASK line.
+    with: Option<(u64, u32, Option<Arc<str>>)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Then {
+    /// Take the next task.
+    GoOn,
+    /// Report the end of the task that was ended on purpose.
+    Report,
+    /// Report that the workload is gone.
+    Down(Loss),
+    /// Start the workload of this generation.
+    Start(Generation),
+    Leave,
+}
+
+pub fn main() -> i32 {
+    match Orders::from_env().and_then(Host::new).and_then(|mut host| host.serve()) {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("hivectl host: {e}");
+            1
+        }
+    }
+}
+
+impl Host {
+    fn new(orders: Orders) -> Result<Host> {
+        let os = |what: &str| {
+            let what = what.to_owned();
+            move |e: io::Error| Error::os(what, e)
+        };
+        for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2] {
+            signal::ignore(ignored).map_err(os("cannot ignore a signal"))?;
+        }
+        process::adopt_orphans().map_err(os("cannot become a subreaper"))?;
+        sys::set_open_files(orders.open_files).map_err(os("cannot set the limit of open files"))?;
+        sys::set_processors(&orders.processors).map_err(os("cannot set the processors"))?;
+        let children = signal::doorbell(&[libc::SIGCHLD]).map_err(os("cannot listen for signals"))?;
+        let terminate = signal::doorbell(&[libc::SIGTERM]).map_err(os("cannot listen for signals"))?;
+        let poll = Poll::new().map_err(os("cannot make an epoll"))?;
+        let folder = orders.folders.agent(orders.agent);
+        let open = |path: std::path::PathBuf| {
+            fifo::open_both(&path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e))
+        };
+        let context = Context::at(&orders.folders.context);
+        let own = match &orders.spec.surroundings {
+            Some(digest) => Surroundings::load(&context, digest).map_err(os("cannot read the pool's environment"))?,
+            None => Surroundings::here().map_err(os("cannot tell where this is"))?,
+        };
+        let own = orders.dress(own);
+        let mut host = Host {
+            me: process::my_pid(),
+            inbox: Lines::new(open(folder.join("in"))?),
+            commands: Lines::new(open(folder.join("host"))?),
+            out: Outbox::new(open(folder.join("out"))?, Unit::Lines),
+            reports: Outbox::new(open(orders.folders.hosts())?, Unit::Lines),
+            supervisor: Process::open(Pid(orders.supervisor)).ok(),
+            orphan_until: None,
+            generation: orders.generation,
+            log: BoundedLog::rotating(folder.join("log"), limits::AGENT_LOG_MAX),
+            poll,
+            context,
+            children,
+            terminate,
+            own,
+            orders,
+            last: None,
+            current: None,
+            warm: None,
+            quiet: None,
+            sweep: None,
+            then: Then::GoOn,
+            warm_lost: None,
+            starts: 0,
+            with: None,
+        };
+        host.watch()?;
+        host.start_workload();
+        Ok(host)
+    }
+
+    fn watch(&mut self) -> Result<()> {
+        let mut fds = vec![
+            (self.commands.file.as_raw_fd(), COMMANDS),
+            (self.children.as_raw_fd(), CHILD),
+            (self.terminate.as_raw_fd(), TERMINATE),
+        ];
+        if self.orders.spec.kind.is_hosted() {
+            fds.push((self.inbox.file.as_raw_fd(), IN));
+        }
+        match &self.supervisor {
+            Some(supervisor) => fds.push((supervisor.as_raw_fd(), SUPERVISOR)),
+            None => self.supervisor_gone(),
+        }
+        for (fd, token) in fds {
+            let added = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
+            added.map_err(|e| Error::os("cannot watch a pipe", e))?;
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        let mut events = Events::with_capacity(16);
+        loop {
+            self.go_on();
+            self.flush();
+            if self.then == Then::Leave && self.sweep.is_none() {
+                return Ok(());
+            }
+            match self.poll.poll(&mut events, self.timeout()) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other.map_err(|e| Error::os("cannot wait for events", e))?,
+            }
+            for event in &events {
+                self.heard(event.token());
+            }
+            self.tick();
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let jobs = [&self.current, &self.warm];
+        if jobs.into_iter().flatten().any(|j| j.has_more()) {
+            return Some(Duration::ZERO);
+        }
+        let quiet = self.quiet.as_ref().map(|q| q.at);
+        let due = [self.sweep, self.orphan_until, quiet].into_iter().flatten().min()?;
+        Some(Duration::from_micros((due - clock::monotonic_micros()).max(0) as u64))
+    }
+
+    fn heard(&mut self, token: Token) {
+        match token {
+            IN => self.inbox.ready = true,
+            COMMANDS => {
+                self.commands.ready = true;
+                while let Some(line) = self.commands.next() {
+                    if let Some(command) = Command::parse(&String::from_utf8_lossy(&line)) {
+                        self.obey(command);
+                    }
+                }
+            }
+            CHILD => {
+                signal::hush(&self.children);
+                self.reap();
+            }
+            TERMINATE => {
+                signal::hush(&self.terminate);
+                self.obey(Command::Stop(StopMode::Clean));
+            }
+            SUPERVISOR => self.supervisor_gone(),
+            OUT | HOSTS => {}
+            Token(n) => self.job_ready(n - JOBS),
+        }
+    }
+
+    fn supervisor_gone(&mut self) {
+        if let Some(supervisor) = self.supervisor.take() {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&supervisor.as_raw_fd()));
+        }
+        self.orphan_until = Some(clock::monotonic_micros() + limits::ORPHAN_GRACE.as_micros() as i64);
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = clock::monotonic_micros();
+        match command {
+            Command::Start(generation) if self.then != Then::Leave => {
+                self.generation = generation;
+                self.then = Then::Start(generation);
+                self.warm_lost = None;
+                self.begin_sweep(now + self.orders.spec.stop_grace_us, true);
+            }
+            Command::Start(_) => {}
+            Command::End(task) => {
+                let runs =
+                    self.current.as_mut().filter(|job| self.orders.spec.kind == Kind::Lines || job.task == Some(task));
+                if let Some(job) = runs {
+                    job.by_host = true;
+                    if self.then == Then::GoOn {
+                        self.then = Then::Report;
+                    }
+                    self.begin_sweep(now + self.orders.spec.stop_grace_us, false);
+                } else if self.warm.is_some() && task == 0 {
+                    self.begin_sweep(now, true);
+                }
+            }
+            Command::Stop(mode) => {
+                for job in [&mut self.current, &mut self.warm].into_iter().flatten() {
+                    job.by_host = true;
+                }
+                self.then = Then::Leave;
+                self.quiet = None;
+                let grace = if mode == StopMode::Now { 0 } else { self.orders.spec.stop_grace_us };
+                self.begin_sweep(now + grace, true);
+            }
+        }
+    }
+
+    // ---- ending ----
+
+    /// Asks everything below to end, and sees to it that it does. `all`: the warm process too.
+    fn begin_sweep(&mut self, kill_at: i64, all: bool) {
+        if all {
+            self.quiet = None;
+            if let Some(warm) = self.warm.take() {
+                warm.unwatch(&self.poll);
+            }
+        }
+        tree::ask_to_end(&self.victims());
+        self.sweep = Some(self.sweep.map_or(kill_at, |at| at.min(kill_at)));
+        self.reap();
+    }
+
+    /// Everything below but the warm process and what it started.
+    fn victims(&self) -> Vec<Pid> {
+        let all = tree::below(self.me);
+        let Some(warm) = &self.warm else { return all };
+        let spared = tree::below(warm.pid);
+        let marker = warm.marker();
+        all.into_iter()
+            .filter(|pid| *pid != warm.pid && !spared.contains(pid) && !tree::has_in_environment(*pid, &marker))
+            .collect()
+    }
+
+    /// Takes the endings of children. When nothing is left below, what was to follow follows.
+    fn reap(&mut self) {
+        let none_left = loop {
+            match process::reap_any() {
+                Reaped::Child(pid, ending) => self.child_ended(pid, ending),
+                Reaped::NoneEnded => break false,
+                Reaped::NoChildren => break true,
+            }
+        };
+        if self.sweep.is_some() && (none_left || (self.warm.is_some() && self.victims().is_empty())) {
+            self.sweep = None;
+            self.swept();
+        }
+    }
+
+    fn child_ended(&mut self, pid: Pid, ending: Ending) {
+        if let Some(job) = self.current.as_mut().filter(|j| j.pid == pid) {
+            job.ending = Some(ending);
+            if self.orders.spec.kind == Kind::Lines {
+                self.workload_ended(ending);
+            } else if self.then == Then::GoOn {
+                self.report_end();
+                self.begin_sweep_of_leftovers();
+            }
+        } else if self.warm.as_ref().is_some_and(|j| j.pid == pid) {
+            self.warm_ended(ending);
+        }
+    }
+
+    /// A task has ended by itself. What it left behind goes too, but has a moment to do so in peace.
+    fn begin_sweep_of_leftovers(&mut self) {
+        if self.orders.spec.kind == Kind::Oneshot {
+            self.warm_up();
+        }
+        if let Some(loss) = self.warm_lost.take() {
+            self.then = Then::Down(loss);
+        }
+        // The usual case costs one call: there is no child at all.
+        let at = clock::monotonic_micros() + LEFTOVER_GRACE.as_micros() as i64;
+        self.sweep = Some(at);
+        if !matches!(process::reap_any(), Reaped::NoChildren) {
+            tree::ask_to_end(&self.victims());
+        }
+    }
+
+    fn workload_ended(&mut self, ending: Ending) {
+        let Some(mut job) = self.current.take() else {
+            return;
+        };
+        job.drain(&mut self.log);
+        job.unwatch(&self.poll);
+        if matches!(self.then, Then::GoOn | Then::Report) {
+            self.then = Then::Down(loss(ending, &job.stderr_tail()));
+        }
+        let at = clock::monotonic_micros() + LEFTOVER_GRACE.as_micros() as i64;
+        self.begin_sweep(self.sweep.unwrap_or(at), true);
+    }
+
+    fn warm_ended(&mut self, ending: Ending) {
+        let Some(mut job) = self.warm.take() else {
+            return;
+        };
+        self.quiet = None;
+        job.drain(&mut self.log);
+        job.unwatch(&self.poll);
+        let loss = loss(ending, &job.stderr_tail());
+        if self.current.is_some() {
+            self.warm_lost = Some(loss);
+        } else if self.then == Then::GoOn {
+            self.then = Then::Down(loss);
+            self.begin_sweep(clock::monotonic_micros(), true);
+        }
+    }
+
+    /// Nothing is left below.
+    fn swept(&mut self) {
+        if self.current.as_ref().is_some_and(|job| job.ending.is_some()) {
+            self.report_end();
+        }
+        match std::mem::replace(&mut self.then, Then::GoOn) {
+            Then::GoOn => {}
+            Then::Report => {
+                if self.orders.spec.kind == Kind::Oneshot {
+                    self.warm_up();
+                }
+            }
+            Then::Down(loss) => self.report(News::Down(loss)),
+            Then::Start(_) => {
+                // Nobody wrote for the new generation yet: what is in the pipe was for the old one.
+                if self.orders.spec.kind == Kind::Lines {
+                    let _ = fifo::drain(&self.inbox.file);
+                }
+                self.start_workload();
+            }
+            Then::Leave => self.then = Then::Leave,
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = clock::monotonic_micros();
+        if self.sweep.is_some_and(|at| at <= now) {
+            tree::kill(&self.victims());
+            self.sweep = Some(now + KILL_AGAIN.as_micros() as i64);
+            self.reap();
+        }
+        if self.orphan_until.is_some_and(|at| at <= now) {
+            self.orphan_until = None;
+            self.obey(Command::Stop(StopMode::Clean));
+        }
+        if self.quiet.as_ref().is_some_and(|q| q.at <= now) {
+            self.look_for_quiet(now);
+        }
+    }
+
+    // ---- saying ----
+
+    fn report(&mut self, news: News) {
+        let report = Report { agent: self.orders.agent, generation: self.generation, news };
+        self.reports.buffer().extend_from_slice(&report.encode());
+    }
+
+    fn flush(&mut self) {
+        let registry = self.poll.registry();
+        // Both pipes are open for reading here too: they take what fits and keep it for the next leader.
+        let _ = self.out.flush(registry, OUT);
+        let _ = self.reports.flush(registry, HOSTS);
+    }
+}
+
+/// A process's end as a loss.
+fn loss(ending: Ending, stderr: &str) -> Loss {
+    let cause = match ending {
+        Ending::Exit(code) => format!("it exited with {code}"),
+        Ending::Signal(n) => format!("it was killed by SIG{}", signal::name(n)),
+    };
+    Loss { host: false, cause: cause.into(), stderr: stderr.into() }
+}
+
+/// Whole lines from a pipe.
+struct Lines {
+    file: File,
+    bytes: VecDeque<u8>,
+    /// The pipe may hold something: edge-triggered readiness is said once.
+    ready: bool,
+}
+
+impl Lines {
+    fn new(file: File) -> Lines {
+        Lines { file, bytes: VecDeque::new(), ready: true }
+    }
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(end) = self.bytes.iter().position(|b| *b == b'\n') {
+                let mut line: Vec<u8> = self.bytes.drain(..=end).collect();
+                line.pop();
+                return Some(line);
+            }
+            if !self.ready {
+                return None;
+            }
+            let mut chunk = [0; limits::LINE_MAX];
+            match sys::read(&self.file, &mut chunk) {
+                Ok(n) if n > 0 => self.bytes.extend(&chunk[..n]),
+                _ => self.ready = false,
+            }
+        }
+    }
+}
+
+impl Host {
+    fn job_ready(&mut self, n: usize) {
+        let log = &mut self.log;
+        for job in [&mut self.current, &mut self.warm].into_iter().flatten().filter(|j| j.slot == n / 4) {
+            job.ready(n % 4, log);
+        }
+    }
+
+    /// Takes up whatever can go on: more output, and the next task if nothing runs.
+    fn go_on(&mut self) {
+        let log = &mut self.log;
+        for job in [&mut self.current, &mut self.warm].into_iter().flatten().filter(|j| j.has_more()) {
+            job.take_more(log);
+        }
+        while self.current.is_none()
+            && self.sweep.is_none()
+            && self.then == Then::GoOn
+            && self.orders.spec.kind.is_hosted()
+        {
+            let Some(line) = self.inbox.next() else {
+                return;
+            };
+            match job::next(&String::from_utf8_lossy(&line), &mut self.with) {
+                Some(Next { task, attempt, surroundings, text }) => self.run(task, attempt, surroundings, &text),
+                None => continue,
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a host is told when it is started: one JSON object in its environment, so that `ps` shows a short line.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::{Code, Error, Result};
+use crate::json::{Flat, Object};
+use crate::model::{AgentId, Generation, Kind, Spec};
+use crate::store::Folders;
+use crate::store::surroundings::Surroundings;
+use crate::sys::process::cstring;
+
+const VAR: &str = "HIVE_HOST";
+
+pub struct Orders {
+    pub folders: Folders,
+    pub agent: AgentId,
+    pub generation: Generation,
+    pub spec: Arc<Spec>,
+    pub supervisor: i32,
+    /// What workloads get back that the supervisor changed for itself.
+    pub open_files: u64,
+    pub processors: Vec<usize>,
+}
+
+impl Orders {
+    pub fn args(&self) -> io::Result<Vec<CString>> {
+        let who = format!("{}/{} {}", self.folders.hive, self.agent, self.spec.kind.name());
+        [String::from("hivectl"), String::from("host"), who].into_iter().map(cstring).collect()
+    }
+
+    /// The environment of this process, and the orders.
+    pub fn env(&self) -> io::Result<Vec<CString>> {
+        let inherited = std::env::vars_os().filter(|(name, _)| name != VAR);
+        let mut env: Vec<CString> = inherited
+            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+            .collect();
+        env.push(cstring(format!("{VAR}={}", self.encode()))?);
+        Ok(env)
+    }
+
+    fn encode(&self) -> String {
+        let mut out = Vec::new();
+        let path = |p: &PathBuf| p.to_string_lossy().into_owned();
+        let mut o = Object::open(&mut out);
+        o.str("hive", &self.folders.hive).str("live", &path(&self.folders.live)).str("kept", &path(&self.folders.kept));
+        o.str("context", &path(&self.folders.context)).num("agent", self.agent.0).num("generation", self.generation.0);
+        o.str("kind", self.spec.kind.name()).strings("command", self.spec.command.iter().map(String::as_str));
+        o.opt_str("surroundings", self.spec.surroundings.as_deref()).num("stop_grace_us", self.spec.stop_grace_us);
+        o.num("start_patience_us", self.spec.start_patience_us).num("supervisor", self.supervisor);
+        o.num("open_files", self.open_files);
+        let cpus: Vec<String> = self.processors.iter().map(usize::to_string).collect();
+        o.raw("processors", &format!("[{}]", cpus.join(",")));
+        o.close();
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    pub fn from_env() -> Result<Orders> {
+        let text = std::env::var(VAR).unwrap_or_default();
+        let bad = |e: String| Error::new(Code::Internal, format!("a host is started by a supervisor alone: {e}"));
+        Orders::decode(&text).map_err(bad)
+    }
+
+    fn decode(text: &str) -> std::result::Result<Orders, String> {
+        let flat = Flat::parse(text)?;
+        let str = |name: &str| flat.str(name)?.map(|t| t.into_owned()).ok_or(format!("\"{name}\" is missing"));
+        let num = |name: &str| flat.u64(name)?.ok_or(format!("\"{name}\" is missing"));
+        let spec = Spec {
+            kind: Kind::parse(&str("kind")?).ok_or("\"kind\" is unknown")?,
+            command: flat.strings("command")?,
+            surroundings: flat.str("surroundings")?.map(|t| t.as_ref().into()),
+            stop_grace_us: num("stop_grace_us")? as i64,
+            start_patience_us: num("start_patience_us")? as i64,
+            ..Spec::default()
+        };
+        let folders = Folders {
+            hive: str("hive")?,
+            live: str("live")?.into(),
+            kept: str("kept")?.into(),
+            context: str("context")?.into(),
+        };
+        Ok(Orders {
+            folders,
+            agent: AgentId(num("agent")? as u32),
+            generation: Generation(num("generation")? as u32),
+            spec: Arc::new(spec),
+            supervisor: num("supervisor")? as i32,
+            open_files: num("open_files")?,
+            processors: flat.numbers("processors")?.into_iter().map(|n| n as usize).collect(),
+        })
+    }
+
+    /// Surroundings as every workload of this agent gets them: it can find its hive again.
+    pub fn dress(&self, surroundings: Surroundings) -> Surroundings {
+        let f = &self.folders;
+        let agent = self.agent.to_string();
+        let parent = |p: &PathBuf| p.parent().map(|p| p.as_os_str().to_owned()).unwrap_or_default();
+        surroundings.with(&[
+            ("HIVE_NAME", OsStr::new(&f.hive)),
+            ("HIVE_AGENT", OsStr::new(&agent)),
+            ("HIVE_CONTEXT", f.context.as_os_str()),
+            ("HIVE_LIVE", f.live.as_os_str()),
+            ("HIVE_DIR", &parent(&f.kept)),
+            ("HIVE_SHM", &parent(&f.live)),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_read_back() {
+        let folders =
+            Folders { hive: "h".into(), live: "/l/h".into(), kept: "/k/h".into(), context: "/k/context".into() };
+        let spec = Spec {
+            kind: Kind::Lines,
+            command: vec!["a".into(), "b \"c\"".into()],
+            stop_grace_us: 5,
+            ..Spec::default()
+        };
+        let orders = Orders {
+            folders,
+            agent: AgentId(3),
+            generation: Generation(2),
+            spec: Arc::new(spec),
+            supervisor: 9,
+            open_files: 1024,
+            processors: vec![0, 1],
+        };
+        let read = Orders::decode(&orders.encode()).unwrap();
+        assert_eq!(read.spec, orders.spec);
+        assert_eq!((read.agent, read.generation, read.supervisor), (AgentId(3), Generation(2), 9));
+        assert_eq!((read.folders.live, read.processors), ("/l/h".into(), vec![0, 1]));
+    }
+}

@@ -1,0 +1,81 @@
+//! Every bound of hive, in one place, with the relations between them asserted.
+//! A bound that is reached is an answer ("refused: limit"), never growth or a crash.
+
+use std::time::Duration;
+
+/// The longest line on any pipe, newline included: what POSIX promises not to tear (PIPE_BUF).
+pub const LINE_MAX: usize = 4096;
+/// Text of a task that travels inline; longer text goes by reference.
+pub const TEXT_INLINE_MAX: usize = 2048;
+/// A result that travels inline; a longer one goes by reference.
+pub const RESULT_INLINE_MAX: usize = 2048;
+/// A reason, a progress text, a label list: what fits beside other fields in one line.
+pub const NOTE_MAX: usize = 512;
+/// Name of a reply FIFO, a hive, a task, a label.
+pub const NAME_MAX: usize = 100;
+/// A client's tag as raw JSON.
+pub const TAG_MAX: usize = 256;
+/// Ids in one `wait` request.
+pub const WAIT_IDS_MAX: usize = 256;
+
+/// Bytes taken from all pipes in one turn, and so the size of one half of the intake.
+pub const TURN_BYTES_MAX: usize = 256 * 1024;
+/// Bytes taken from one pipe in one read: the capacity of a pipe.
+pub const READ_MAX: usize = 64 * 1024;
+
+/// Agents in one pool.
+pub const AGENTS_MAX: u32 = 4096;
+/// Tasks a `lines` agent may hold.
+pub const PREFETCH_MAX: u32 = 256;
+/// Tasks that may wait for an agent (`pool start --max-queued` changes it).
+pub const QUEUED_MAX: u64 = 1 << 20;
+/// Bytes of ended tasks (text and result) kept in memory; older ones are read from the log.
+pub const ENDED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What one ended task costs besides its text and result.
+pub const ENDED_OVERHEAD: usize = 320;
+
+/// Answers that wait for one client that does not read, before it is cut off.
+pub const CLIENT_QUEUE_MAX: usize = 8 * 1024 * 1024;
+/// A client whose pipe takes nothing for this long is cut off.
+pub const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+/// Reply FIFOs kept open between answers.
+pub const CLIENTS_OPEN_MAX: usize = 256;
+/// Tasks in one answer to `tasks`; the client asks again from where it ended.
+pub const TASKS_PAGE_BYTES: usize = 256 * 1024;
+
+/// Restart policy: so many deaths within the window and the agent is parked.
+pub const DEATHS_MAX: usize = 5;
+pub const DEATHS_WINDOW: Duration = Duration::from_secs(60);
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Agents that a task may kill before it fails for good, unless it says otherwise.
+pub const RETRIES_DEFAULT: u32 = 2;
+pub const RETRIES_MAX: u32 = 1000;
+/// A `lines` agent that was asked to cancel gets this long before it is ended.
+pub const CANCEL_GRACE: Duration = Duration::from_secs(1);
+/// TERM, then this long, then KILL.
+pub const STOP_GRACE: Duration = Duration::from_secs(5);
+/// An agent that is not ready after this long counts as dead.
+pub const START_PATIENCE: Duration = Duration::from_secs(60);
+/// Hosts live on without a supervisor for this long.
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(30);
+
+/// A task's log (what is not result), and an agent's log before it is rotated.
+pub const TASK_LOG_MAX: u64 = 64 * 1024 * 1024;
+pub const AGENT_LOG_MAX: u64 = 1024 * 1024;
+/// The end of a dead workload's stderr that is shown with its death.
+pub const STDERR_TAIL_MAX: usize = 1024;
+
+/// One segment of the event log.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// The log is synced at most this long after it was written.
+pub const SYNC_WITHIN: Duration = Duration::from_millis(100);
+/// The supervisor's own log, before it starts over.
+pub const SUPERVISOR_LOG_MAX: u64 = 1024 * 1024;
+
+const _: () = assert!(LINE_MAX <= 4096, "a line must not tear: PIPE_BUF");
+const _: () = assert!(TEXT_INLINE_MAX + NOTE_MAX < LINE_MAX, "a TASK line fits");
+const _: () = assert!(RESULT_INLINE_MAX + NOTE_MAX < LINE_MAX, "a DONE line fits");
+const _: () = assert!(NAME_MAX + TAG_MAX < LINE_MAX);
+const _: () = assert!(READ_MAX * 2 <= TURN_BYTES_MAX, "one pipe cannot fill a turn");
+const _: () = assert!(CLIENT_QUEUE_MAX > TASKS_PAGE_BYTES * 2, "a page fits a client's queue");

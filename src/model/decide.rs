@@ -1,0 +1,563 @@
+//! Turns what arrives into events, or refuses it. Reads the state, changes nothing.
+
+use std::sync::Arc;
+
+use super::event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
+use super::queue::Target;
+use super::task::{Ending, Options, ReplyTo, TaskState};
+use super::{Agent, AgentId, Course, Deadline, Generation, HostId, Now, Phase, Retire, Spec, State, TaskId};
+use crate::error::Code;
+use crate::limits;
+
+/// Why something is not done: the code scripts see, and the words people read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: Code,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submit {
+    pub text: Arc<str>,
+    pub options: Option<Box<Options>>,
+    pub to: Option<ReplyTo>,
+    pub waits: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolStart {
+    pub spec: Arc<Spec>,
+    pub count: u32,
+    pub to: Option<ReplyTo>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    Task(TaskId),
+    All,
+    Room,
+    Ready,
+}
+
+/// How a hosted task's process ended, as its host saw it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Exited {
+    pub exit: Option<i32>,
+    pub signal: Option<i32>,
+    /// The host ended it, because it was told to.
+    pub by_host: bool,
+    /// It could not be started at all: why.
+    pub failure: Option<Arc<str>>,
+    pub result: Option<Arc<str>>,
+    pub unterminated: bool,
+    pub bytes: Option<u64>,
+    pub log: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    Lead {
+        pid: i32,
+        version: Arc<str>,
+    },
+    PoolStart(PoolStart),
+    Scale {
+        count: u32,
+        to: Option<ReplyTo>,
+    },
+    /// One agent, or all of them; `rolling`: one after the other.
+    Restart {
+        agent: Option<AgentId>,
+        rolling: bool,
+        to: Option<ReplyTo>,
+    },
+    Stop {
+        mode: StopMode,
+        to: Option<ReplyTo>,
+    },
+    Submit(Submit),
+    Cancel {
+        task: TaskId,
+    },
+    Wait {
+        what: WaitFor,
+        to: ReplyTo,
+    },
+
+    Hosted {
+        agent: AgentId,
+        generation: Generation,
+        host: HostId,
+    },
+    Ready {
+        agent: AgentId,
+        generation: Generation,
+        workload: i32,
+        abilities: Vec<String>,
+        labels: Vec<String>,
+    },
+    Down {
+        agent: AgentId,
+        generation: Generation,
+        loss: Loss,
+    },
+
+    Done {
+        agent: AgentId,
+        task: TaskId,
+        result: Option<Arc<str>>,
+    },
+    Failed {
+        agent: AgentId,
+        task: TaskId,
+        reason: Arc<str>,
+    },
+    Exited {
+        agent: AgentId,
+        task: TaskId,
+        how: Exited,
+    },
+    Progress {
+        agent: AgentId,
+        task: TaskId,
+        percent: u8,
+        text: Arc<str>,
+    },
+    Usage {
+        agent: AgentId,
+        task: TaskId,
+        fields: Arc<str>,
+    },
+}
+
+type Decision = Result<(), Refusal>;
+
+fn refuse(code: Code, message: impl Into<String>) -> Decision {
+    Err(Refusal { code, message: message.into() })
+}
+
+pub fn decide(state: &State, now: Now, input: Input, out: &mut Vec<Event>) -> Decision {
+    match input {
+        Input::Lead { pid, version } => lead(state, pid, version, out),
+        Input::PoolStart(start) => pool_start(state, start, out),
+        Input::Scale { count, to } => scale(state, count, to, out),
+        Input::Restart { agent, rolling, to } => restart(state, agent, rolling, to, out),
+        Input::Stop { mode, to } => {
+            out.push(Event::Stopping { mode, to });
+            Ok(())
+        }
+        Input::Submit(submit) => accept(state, submit, out),
+        Input::Cancel { task } => cancel(state, task, out),
+        Input::Wait { what, to } => wait(state, what, to, out),
+        Input::Hosted { agent, generation, host } => {
+            if current(state, agent, generation).is_some() {
+                out.push(Event::Hosted { agent, generation, host });
+            }
+            Ok(())
+        }
+        Input::Ready { agent, generation, workload, abilities, labels } => {
+            if current(state, agent, generation).is_some_and(|a| matches!(a.phase, Phase::Starting { .. })) {
+                out.push(Event::Ready { agent, generation, workload, abilities, labels });
+            }
+            Ok(())
+        }
+        Input::Down { agent, generation, loss } => down(state, now, agent, generation, loss, out),
+        Input::Done { agent, task, result } => {
+            held(state, agent, task)?;
+            end(state, task, Ended { result, ..Ended::new(Verdict::Done) }, out);
+            Ok(())
+        }
+        Input::Failed { agent, task, reason } => {
+            held(state, agent, task)?;
+            let verdict = match state.tasks[&task].ending() {
+                Some(Ending::Cancel) => Verdict::Cancelled,
+                Some(Ending::Timeout) | None => Verdict::Failed,
+            };
+            let timed_out = state.tasks[&task].ending() == Some(Ending::Timeout);
+            end(state, task, Ended { timed_out, ..Ended::because(verdict, reason) }, out);
+            Ok(())
+        }
+        Input::Exited { agent, task, how } => {
+            held(state, agent, task)?;
+            exited(state, agent, task, how, out);
+            Ok(())
+        }
+        Input::Progress { agent, task, percent, text } => {
+            held(state, agent, task)?;
+            if state.tasks[&task].percent != Some(percent) || !text.is_empty() {
+                out.push(Event::Progress { task, percent, text });
+            }
+            Ok(())
+        }
+        Input::Usage { agent, task, fields } => {
+            held(state, agent, task)?;
+            out.push(Event::Usage { task, fields });
+            Ok(())
+        }
+    }
+}
+
+/// The event for the first deadline that has passed, if one has.
+pub fn expired(state: &State, now: Now) -> Option<Event> {
+    let (_, what) = state.deadlines.first().filter(|(at, _)| *at <= now.mono)?;
+    Some(match *what {
+        Deadline::Timeout(task) => Event::Ending { task, why: Ending::Timeout },
+        Deadline::Escalate(task) => Event::Forced { task },
+        Deadline::Restart(id) => Event::Restarting { agent: id, generation: next_generation(state, id) },
+        Deadline::Start(agent) => Event::Overdue { agent },
+    })
+}
+
+/// What follows from the state by itself: tasks for agents with room, and the next step of whatever is under way.
+/// Asked again after each event until there is nothing more.
+pub fn consequence(state: &State) -> Option<Event> {
+    match &state.course {
+        Course::Running => {}
+        Course::Stopping { mode: StopMode::Drain, .. } if state.counts.live() > 0 => {}
+        Course::Stopping { mode: StopMode::Drain, .. } => {
+            return Some(Event::Stopping { mode: StopMode::Clean, to: None });
+        }
+        Course::Stopping { .. } => {
+            let gone = state.agents.values().find(|a| a.host.is_none()).map(|a| Event::AgentRemoved { agent: a.id });
+            return gone.or_else(|| state.agents.is_empty().then_some(Event::Stopped));
+        }
+        Course::Stopped => return None,
+    }
+    state
+        .retiring
+        .iter()
+        .map(|id| &state.agents[id])
+        .find_map(retire)
+        .or_else(|| roll(state))
+        .or_else(|| assignment(state))
+}
+
+/// The next task for the least laden agent that has room and a task to suit it.
+fn assignment(state: &State) -> Option<Event> {
+    if state.queue.is_empty() {
+        return None;
+    }
+    state.room.iter().find_map(|(_, id)| {
+        let task = state.queue.best_for(&state.agents[id])?;
+        Some(Event::Assigned { task, agent: *id })
+    })
+}
+
+fn retire(agent: &Agent) -> Option<Event> {
+    let id = agent.id;
+    match (&agent.phase, agent.retire?) {
+        (Phase::Leaving, Retire::Remove) if agent.host.is_none() => Some(Event::AgentRemoved { agent: id }),
+        (Phase::Leaving, _) => None,
+        (_, Retire::Remove) if agent.host.is_none() => Some(Event::AgentRemoved { agent: id }),
+        // No host, nothing to end: the next generation starts at once.
+        (_, Retire::Restart) if agent.host.is_none() => {
+            Some(Event::Restarting { agent: id, generation: Generation(agent.generation.0 + 1) })
+        }
+        _ if agent.held.is_empty() => Some(Event::Leaving { agent: id }),
+        _ => None,
+    }
+}
+
+/// A rolling restart goes on when everyone is back.
+fn roll(state: &State) -> Option<Event> {
+    let next = state.rolling.front()?;
+    let calm = state.retiring.is_empty() && state.agents.values().all(|a| a.is_settled());
+    calm.then_some(Event::Retiring { agent: *next, remove: false })
+}
+
+fn next_generation(state: &State, id: AgentId) -> Generation {
+    Generation(state.agents.get(&id).map_or(1, |a| a.generation.0 + 1))
+}
+
+fn current(state: &State, id: AgentId, generation: Generation) -> Option<&Agent> {
+    state.agents.get(&id).filter(|a| a.generation == generation)
+}
+
+/// A line about a task is heeded only from the agent that holds it.
+fn held(state: &State, agent: AgentId, task: TaskId) -> Decision {
+    if state.agents.get(&agent).is_some_and(|a| a.held.contains(&task)) {
+        return Ok(());
+    }
+    refuse(Code::NoSuchTask, format!("agent {agent} does not hold task {task}"))
+}
+
+/// A new leader puts back what the last one left running: newest first, so that nothing begins meanwhile.
+fn lead(state: &State, pid: i32, version: Arc<str>, out: &mut Vec<Event>) -> Decision {
+    for agent in state.agents.values() {
+        for task in agent.held.iter().rev() {
+            put_back_or_end(state, *task, PutBack::Stopped, out);
+        }
+    }
+    out.push(Event::Led { pid, version });
+    Ok(())
+}
+
+fn pool_start(state: &State, start: PoolStart, out: &mut Vec<Event>) -> Decision {
+    running(state)?;
+    if !state.agents.is_empty() {
+        return refuse(
+            Code::AlreadyRunning,
+            "this hive has a pool already: see `hivectl pool status`, or `pool scale N`",
+        );
+    }
+    out.push(Event::Configured { spec: start.spec });
+    scale(state, start.count, start.to, out)
+}
+
+fn scale(state: &State, count: u32, to: Option<ReplyTo>, out: &mut Vec<Event>) -> Decision {
+    running(state)?;
+    if count > limits::AGENTS_MAX {
+        return refuse(Code::Limit, format!("a pool has at most {} agents", limits::AGENTS_MAX));
+    }
+    let stay = |id: &AgentId| id.0 <= count;
+    for id in (1..=count).map(AgentId) {
+        if !state.agents.contains_key(&id) {
+            out.push(Event::AgentAdded { agent: id });
+        } else if state.agents[&id].retire == Some(Retire::Remove) {
+            out.push(Event::Retiring { agent: id, remove: false });
+        }
+    }
+    for id in state.agents.keys().filter(|id| !stay(id)) {
+        out.push(Event::Retiring { agent: *id, remove: true });
+    }
+    out.extend(to.map(|to| Event::AwaitedReady { to }));
+    Ok(())
+}
+
+fn restart(
+    state: &State,
+    agent: Option<AgentId>,
+    rolling: bool,
+    to: Option<ReplyTo>,
+    out: &mut Vec<Event>,
+) -> Decision {
+    running(state)?;
+    let agents: Vec<AgentId> = match agent {
+        Some(id) => {
+            known_agent(state, id)?;
+            vec![id]
+        }
+        None => state.agents.keys().copied().collect(),
+    };
+    match rolling {
+        true => out.push(Event::Rolling { agents }),
+        false => out.extend(agents.into_iter().map(|agent| Event::Retiring { agent, remove: false })),
+    }
+    out.extend(to.map(|to| Event::AwaitedReady { to }));
+    Ok(())
+}
+
+fn running(state: &State) -> Decision {
+    match state.course {
+        Course::Running => Ok(()),
+        Course::Stopping { .. } | Course::Stopped => refuse(
+            Code::Stopping,
+            "this hive is stopping and takes no new work: start it again with `hivectl pool start`",
+        ),
+    }
+}
+
+fn known_agent(state: &State, id: AgentId) -> Decision {
+    if state.agents.contains_key(&id) {
+        return Ok(());
+    }
+    let known = match (state.agents.keys().next(), state.agents.keys().last()) {
+        (Some(first), Some(last)) if first != last => {
+            format!("this pool has agents {first} to {last}")
+        }
+        (Some(only), _) => format!("this pool has agent {only} alone"),
+        _ => "this pool has no agents".to_owned(),
+    };
+    refuse(Code::NoSuchAgent, format!("no agent {id}: {known}"))
+}
+
+/// Refuses a task that could never run as things stand, so that nobody waits for it in vain.
+fn accept(state: &State, submit: Submit, out: &mut Vec<Event>) -> Decision {
+    running(state)?;
+    if state.counts.queued >= state.spec.max_queued {
+        let full =
+            format!("{} tasks wait already, and that is the limit: wait until some are done", state.counts.queued);
+        return refuse(Code::Limit, full);
+    }
+    let target = submit.options.as_ref().map_or(Target::Any, |o| o.target.clone());
+    if let Target::Agent(id) = target {
+        known_agent(state, id)?;
+    }
+    let mut fitting = state.agents.values().filter(|a| target.admits(a)).peekable();
+    if let (Target::Labels(labels), None) = (&target, fitting.peek()) {
+        let message = format!("no agent has the label {}: see `hivectl pool status`", labels.join(" and "));
+        return refuse(Code::NoSuchLabel, message);
+    }
+    if let Some(Phase::Parked { reason }) = fitting.peek().map(|a| &a.phase)
+        && fitting.all(|a| matches!(a.phase, Phase::Parked { .. }))
+    {
+        let remedy = "mend the cause, then `hivectl pool restart`";
+        return refuse(Code::NoAgents, format!("every agent that could run it is parked ({reason}): {remedy}"));
+    }
+    let Submit { text, options, to, waits } = submit;
+    out.push(Event::Submitted { task: TaskId(state.last_task.0 + 1), text, options, to, waits });
+    Ok(())
+}
+
+fn cancel(state: &State, id: TaskId, out: &mut Vec<Event>) -> Decision {
+    let Some(task) = state.tasks.get(&id) else {
+        return unknown_task(state, id);
+    };
+    match &task.state {
+        TaskState::Queued => {
+            let ended = Ended::because(Verdict::Cancelled, "cancelled before it began");
+            end(state, id, ended, out);
+        }
+        TaskState::Held { ending: None, .. } | TaskState::Running { ending: None, .. } => {
+            out.push(Event::Ending { task: id, why: Ending::Cancel });
+        }
+        TaskState::Held { .. } | TaskState::Running { .. } | TaskState::Ended(_) => {}
+    }
+    Ok(())
+}
+
+pub fn unknown_task(state: &State, id: TaskId) -> Decision {
+    match id.0 == 0 || id > state.last_task {
+        true => refuse(Code::NoSuchTask, format!("no task {id}: the last one is {}", state.last_task)),
+        false => {
+            refuse(Code::Forgotten, format!("task {id} ended long ago: it is in the log alone (`hivectl events`)"))
+        }
+    }
+}
+
+fn wait(state: &State, what: WaitFor, to: ReplyTo, out: &mut Vec<Event>) -> Decision {
+    match what {
+        WaitFor::Task(task) if state.tasks.contains_key(&task) => out.push(Event::Awaited { task, to }),
+        WaitFor::Task(task) => return unknown_task(state, task),
+        WaitFor::All => out.push(Event::AwaitedAll { to }),
+        WaitFor::Room => out.push(Event::AwaitedRoom { to }),
+        WaitFor::Ready => out.push(Event::AwaitedReady { to }),
+    }
+    Ok(())
+}
+
+fn end(state: &State, id: TaskId, mut ended: Ended, out: &mut Vec<Event>) {
+    let task = &state.tasks[&id];
+    ended.agent = task.agent();
+    ended.attempt = task.attempts;
+    out.push(Event::Ended { task: id, ended: Box::new(ended) });
+}
+
+fn exited(state: &State, agent: AgentId, id: TaskId, how: Exited, out: &mut Vec<Event>) {
+    let task = &state.tasks[&id];
+    let Exited { exit, signal, by_host, failure, result, unterminated, bytes, log } = how;
+    let succeeded = exit == Some(0);
+    let (verdict, reason, timed_out) = match (by_host, task.ending()) {
+        (true, Some(Ending::Cancel)) => (Verdict::Cancelled, Some("cancelled while it ran".into()), false),
+        (true, Some(Ending::Timeout)) => {
+            let limit = task.timeout_us().unwrap_or_default() as f64 / 1e6;
+            (Verdict::Failed, Some(format!("timed out after {limit} s").into()), true)
+        }
+        (true, None) if !succeeded => {
+            out.push(Event::PutBack { task: id, why: PutBack::Stopped });
+            return;
+        }
+        _ if succeeded && failure.is_none() => (Verdict::Done, None, false),
+        _ => (Verdict::Failed, failure, false),
+    };
+    let ended = Ended {
+        agent: Some(agent),
+        attempt: task.attempts,
+        result,
+        unterminated,
+        bytes,
+        reason,
+        exit,
+        signal,
+        timed_out,
+        by_hive: verdict == Verdict::Failed && exit.is_none() && signal.is_none(),
+        log,
+        ..Ended::new(verdict)
+    };
+    out.push(Event::Ended { task: id, ended: Box::new(ended) });
+}
+
+/// An agent is gone: what becomes of it, and of the tasks it held.
+fn down(
+    state: &State,
+    now: Now,
+    id: AgentId,
+    generation: Generation,
+    mut loss: Loss,
+    out: &mut Vec<Event>,
+) -> Decision {
+    let Some(agent) = current(state, id, generation) else {
+        return Ok(());
+    };
+    // A workload that was lost before is only news if now its host is gone too.
+    let dead_already = matches!(agent.phase, Phase::Backoff { .. } | Phase::Parked { .. });
+    if dead_already && !(loss.host && agent.host.is_some()) {
+        return Ok(());
+    }
+    if let Phase::Starting { overdue: true } = agent.phase {
+        let patience = agent.spec.start_patience_us as f64 / 1e6;
+        loss.cause = format!("it was not ready within {patience} s").into();
+    }
+    let stopping = !matches!(state.course, Course::Running | Course::Stopping { mode: StopMode::Drain, .. });
+    let leaving = stopping || agent.phase == Phase::Leaving;
+    let then = match agent.retire {
+        _ if stopping => Then::Remove,
+        Some(Retire::Remove) => Then::Remove,
+        Some(Retire::Restart) => Then::Again,
+        None if agent.held.front().is_some_and(|t| state.tasks[t].ending().is_some()) => Then::Again,
+        None if dead_already => Then::Again,
+        None => after_death(agent, now.mono),
+    };
+    let cause = match loss.stderr.trim() {
+        "" => loss.cause.clone(),
+        stderr => format!("{}: {stderr}", loss.cause).into(),
+    };
+    out.push(Event::Lost { agent: id, generation, loss, then });
+    for task in agent.held.iter().rev() {
+        let died = if leaving { PutBack::Stopped } else { PutBack::AgentDied };
+        put_back_or_fail(state, *task, died, &cause, out);
+    }
+    Ok(())
+}
+
+/// The restart policy: back off twice as long each time, and park what dies too often.
+fn after_death(agent: &Agent, mono: i64) -> Then {
+    let oldest = mono - limits::DEATHS_WINDOW.as_micros() as i64;
+    let deaths = agent.deaths.iter().filter(|death| **death >= oldest).count();
+    if deaths + 1 >= limits::DEATHS_MAX {
+        return Then::Park;
+    }
+    let first = limits::BACKOFF_FIRST.as_micros() as i64;
+    Then::Retry((first << deaths).min(limits::BACKOFF_MAX.as_micros() as i64))
+}
+
+/// A task that has killed as many agents as it may fails for good, with the evidence.
+fn put_back_or_fail(state: &State, id: TaskId, why: PutBack, cause: &Arc<str>, out: &mut Vec<Event>) {
+    let task = &state.tasks[&id];
+    let running = matches!(task.state, TaskState::Running { .. });
+    if running && why == PutBack::AgentDied && task.ending().is_none() && task.deaths >= task.retries() {
+        let times = task.deaths + 1;
+        let reason = format!("its agent died under it, {times} of {times} times: {cause}");
+        end(state, id, Ended { by_hive: true, ..Ended::because(Verdict::Failed, reason) }, out);
+        return;
+    }
+    put_back_or_end(state, id, why, out);
+}
+
+/// A task whose agent is gone waits again, unless it was told to end: then it has.
+fn put_back_or_end(state: &State, id: TaskId, why: PutBack, out: &mut Vec<Event>) {
+    let task = &state.tasks[&id];
+    let running = matches!(task.state, TaskState::Running { .. });
+    match task.ending() {
+        Some(Ending::Cancel) => end(state, id, Ended::because(Verdict::Cancelled, "cancelled while it ran"), out),
+        Some(Ending::Timeout) => {
+            let limit = task.timeout_us().unwrap_or_default() as f64 / 1e6;
+            let ended = Ended::because(Verdict::Failed, format!("timed out after {limit} s"));
+            end(state, id, Ended { timed_out: true, ..ended }, out);
+        }
+        None => {
+            let why = if running { why } else { PutBack::NotBegun };
+            out.push(Event::PutBack { task: id, why });
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What the world has to do because of an event. Performed only after the event is recorded.
+
+use std::sync::Arc;
+
+use super::{AgentId, Generation, ReplyTo, StopMode, TaskId};
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    SpawnHost {
+        agent: AgentId,
+        generation: Generation,
+    },
+    /// To a living host: start the next workload.
+    StartWorkload {
+        agent: AgentId,
+        generation: Generation,
+    },
+    /// The task's line to the agent.
+    SendTask {
+        agent: AgentId,
+        task: TaskId,
+        attempt: u32,
+        text: Arc<str>,
+        surroundings: Option<Arc<str>>,
+    },
+    /// Ask a cooperative agent to give a task up.
+    SendCancel {
+        agent: AgentId,
+        task: TaskId,
+    },
+    /// Its host ends the task's tree (for `lines`: the workload's).
+    EndTask {
+        agent: AgentId,
+        task: TaskId,
+    },
+    /// The host ends everything below it and goes.
+    EndHost {
+        agent: AgentId,
+        mode: StopMode,
+    },
+    /// The same for all hosts, in one call.
+    EndAllHosts {
+        mode: StopMode,
+    },
+    /// What a dead host left behind is found and ended.
+    CleanUp {
+        agent: AgentId,
+    },
+    Answer {
+        to: ReplyTo,
+        body: Body,
+    },
+    /// The supervisor's work is done.
+    Exit,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    /// `submit` was accepted.
+    Accepted(TaskId),
+    /// The task has ended: read it from the state.
+    Ended(TaskId),
+    AllEnded {
+        done: u64,
+        failed: u64,
+        cancelled: u64,
+    },
+    Room,
+    /// Every agent is ready or parked.
+    Settled,
+    /// The hive has stopped: what was asked for.
+    Stopped,
+    /// The hive has stopped before this could be answered; a task will be run after the next start.
+    StoppedBefore(Option<TaskId>),
+    /// To one that watches: how the task stands. Read it from the state.
+    Watch(TaskId),
+}

@@ -1,0 +1,275 @@
+//! What happened: the vocabulary of the log. An event is a fact; applying it cannot fail.
+
+use std::sync::Arc;
+
+use super::task::{Ending, Options, ReplyTo};
+use super::{AgentId, Generation, HostId, Spec, TaskId};
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A supervisor took the lead; the record's term is its number.
+    Led {
+        pid: i32,
+        version: Arc<str>,
+    },
+    /// `pool start` said what new agents are to be like.
+    Configured {
+        spec: Arc<Spec>,
+    },
+    AgentAdded {
+        agent: AgentId,
+    },
+    AgentRemoved {
+        agent: AgentId,
+    },
+    /// A host process runs.
+    Hosted {
+        agent: AgentId,
+        generation: Generation,
+        host: HostId,
+    },
+    Ready {
+        agent: AgentId,
+        generation: Generation,
+        workload: i32,
+        abilities: Vec<String>,
+        labels: Vec<String>,
+    },
+    /// The workload, or with it the host, is gone.
+    Lost {
+        agent: AgentId,
+        generation: Generation,
+        loss: Loss,
+        then: Then,
+    },
+    /// The back-off is over, or a person asked: the next generation starts.
+    Restarting {
+        agent: AgentId,
+        generation: Generation,
+    },
+    /// To restart or to leave, as soon as it holds nothing.
+    Retiring {
+        agent: AgentId,
+        remove: bool,
+    },
+    /// Its host was told to end everything and go.
+    Leaving {
+        agent: AgentId,
+    },
+    /// It was not ready in time: its host ends it, and reports the loss.
+    Overdue {
+        agent: AgentId,
+    },
+    Rolling {
+        agents: Vec<AgentId>,
+    },
+
+    Submitted {
+        task: TaskId,
+        text: Arc<str>,
+        options: Option<Box<Options>>,
+        to: Option<ReplyTo>,
+        /// `run` waits for the end, `submit` for the number.
+        waits: bool,
+    },
+    Assigned {
+        task: TaskId,
+        agent: AgentId,
+    },
+    Progress {
+        task: TaskId,
+        percent: u8,
+        text: Arc<str>,
+    },
+    Usage {
+        task: TaskId,
+        fields: Arc<str>,
+    },
+    /// A running task was told to end.
+    Ending {
+        task: TaskId,
+        why: Ending,
+    },
+    /// It was told before and did not: now it is ended.
+    Forced {
+        task: TaskId,
+    },
+    PutBack {
+        task: TaskId,
+        why: PutBack,
+    },
+    Ended {
+        task: TaskId,
+        ended: Box<Ended>,
+    },
+
+    Awaited {
+        task: TaskId,
+        to: ReplyTo,
+    },
+    AwaitedAll {
+        to: ReplyTo,
+    },
+    AwaitedRoom {
+        to: ReplyTo,
+    },
+    AwaitedReady {
+        to: ReplyTo,
+    },
+
+    Stopping {
+        mode: StopMode,
+        to: Option<ReplyTo>,
+    },
+    Stopped,
+}
+
+/// How a hive stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum StopMode {
+    /// Finish every task first.
+    Drain,
+    /// End running tasks (TERM, grace, KILL) and put them back.
+    #[default]
+    Clean,
+    /// KILL, at once.
+    Now,
+}
+
+impl StopMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            StopMode::Drain => "drain",
+            StopMode::Clean => "clean",
+            StopMode::Now => "now",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<StopMode> {
+        [StopMode::Drain, StopMode::Clean, StopMode::Now].into_iter().find(|m| m.name() == name)
+    }
+}
+
+/// How an agent was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The host is gone too, and with it everything below it.
+    pub host: bool,
+    /// "exit 1", "killed by SIGSEGV", "command not found", ...
+    pub cause: Arc<str>,
+    /// The last of what it wrote to stderr.
+    pub stderr: Arc<str>,
+}
+
+/// What follows a loss.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Then {
+    /// Started again after so many microseconds.
+    Retry(i64),
+    /// Too many deaths.
+    Park,
+    /// It was to go.
+    Remove,
+    /// It was to be restarted, or was ended on purpose: at once, and it does not count.
+    Again,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutBack {
+    /// Its agent died under it.
+    AgentDied,
+    /// Its agent went before it began.
+    NotBegun,
+    /// The hive stopped, or the agent was told to leave.
+    Stopped,
+}
+
+impl PutBack {
+    pub const ALL: [PutBack; 3] = [PutBack::AgentDied, PutBack::NotBegun, PutBack::Stopped];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            PutBack::AgentDied => "agent-died",
+            PutBack::NotBegun => "not-begun",
+            PutBack::Stopped => "stopped",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<PutBack> {
+        PutBack::ALL.into_iter().find(|p| p.name() == name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Done,
+    Failed,
+    Cancelled,
+}
+
+impl Verdict {
+    pub const ALL: [Verdict; 3] = [Verdict::Done, Verdict::Failed, Verdict::Cancelled];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Done => "done",
+            Verdict::Failed => "failed",
+            Verdict::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Verdict> {
+        Verdict::ALL.into_iter().find(|v| v.name() == name)
+    }
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    pub verdict: Verdict,
+    pub agent: Option<AgentId>,
+    pub attempt: u32,
+    /// What it answered: a line, or `REF:<sha256>`.
+    pub result: Option<Arc<str>>,
+    /// The answer did not end in a newline, so none is added when it is printed.
+    pub unterminated: bool,
+    /// Bytes of the answer where it went by reference.
+    pub bytes: Option<u64>,
+    /// Why it failed, in words.
+    pub reason: Option<Arc<str>>,
+    pub exit: Option<i32>,
+    pub signal: Option<i32>,
+    pub timed_out: bool,
+    /// Not the task failed but what should have run it.
+    pub by_hive: bool,
+    /// Bytes in the task's log.
+    pub log: u64,
+    /// When it began and ended (wall clock). Filled in when it is applied.
+    pub started: Option<i64>,
+    pub at: i64,
+}
+
+impl Ended {
+    pub fn new(verdict: Verdict) -> Ended {
+        Ended {
+            verdict,
+            agent: None,
+            attempt: 0,
+            result: None,
+            unterminated: false,
+            bytes: None,
+            reason: None,
+            exit: None,
+            signal: None,
+            timed_out: false,
+            by_hive: false,
+            log: 0,
+            started: None,
+            at: 0,
+        }
+    }
+
+    pub fn because(verdict: Verdict, reason: impl Into<Arc<str>>) -> Ended {
+        Ended { reason: Some(reason.into()), ..Ended::new(verdict) }
+    }
+}

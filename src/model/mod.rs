@@ -1,0 +1,186 @@
+//! What hive is, without how: tasks, agents and the rules between them, as a fold over events.
+//! Two functions carry everything: [`decide`] turns an input into events or a refusal; [`State::apply`] folds one event
+//! into the state and names the [`Effect`]s it has on the world. Live running, replay and simulation use the same two.
+//! Invariant: no clock, no randomness, no I/O; time is an argument.
+
+mod agent;
+mod apply;
+mod decide;
+mod effect;
+mod event;
+mod queue;
+mod task;
+
+pub use agent::{Agent, HostId, Kind, Phase, Retire, Spec};
+pub use apply::replay;
+pub use decide::{Exited, Input, PoolStart, Refusal, Submit, WaitFor, consequence, decide, expired, unknown_task};
+pub use effect::{Body, Effect};
+pub use event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
+pub use queue::Target;
+pub use task::{Ending, Options, ReplyTo, Task, TaskState};
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use queue::Queue;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub $inner);
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number!(
+    /// A task's number, from 1 on.
+    TaskId(u64)
+);
+number!(
+    /// An agent's place in the pool, from 1 on.
+    AgentId(u32)
+);
+number!(
+    /// Which start of an agent's workload: what an earlier one said does not count.
+    Generation(u32)
+);
+number!(
+    /// The number of a leadership.
+    Term(u64)
+);
+number!(
+    /// A record's place in the log, from 1 on.
+    Seq(u64)
+);
+
+/// One moment on both clocks, in microseconds: `mono` for deadlines, `wall` for labels.
+/// In a replay `mono` is the moment's distance from the replaying process's own clock, so it may be negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    pub mono: i64,
+    pub wall: i64,
+}
+
+/// What the hive is about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Course {
+    #[default]
+    Running,
+    /// Told to stop; no new work. `waiting` are the clients that asked.
+    Stopping {
+        mode: StopMode,
+        waiting: Vec<ReplyTo>,
+    },
+    Stopped,
+}
+
+/// What happens at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deadline {
+    /// A running task has used up its time.
+    Timeout(TaskId),
+    /// A task that was asked to end has not.
+    Escalate(TaskId),
+    /// An agent's back-off is over.
+    Restart(AgentId),
+    /// An agent should have been ready by now.
+    Start(AgentId),
+}
+
+/// Clients that wait for every task up to `last`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllWait {
+    pub to: ReplyTo,
+    pub last: TaskId,
+    pub left: u64,
+    pub done: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+}
+
+/// How many tasks there are of each sort. `done`, `failed` and `cancelled` count since the log began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub queued: u64,
+    pub running: u64,
+    pub done: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+}
+
+impl Counts {
+    pub fn live(&self) -> u64 {
+        self.queued + self.running
+    }
+}
+
+/// The whole state of a hive.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct State {
+    pub course: Course,
+    /// What `pool start` asked for; new agents are made from it.
+    pub spec: Arc<Spec>,
+    pub agents: BTreeMap<AgentId, Agent>,
+    pub tasks: HashMap<TaskId, Task, IdHash>,
+    /// Ended tasks that are still remembered, oldest first, and what they take.
+    pub ended: VecDeque<TaskId>,
+    pub ended_bytes: usize,
+    pub last_task: TaskId,
+    pub counts: Counts,
+    queue: Queue,
+    /// Agents that can take a task now, the least laden first.
+    room: BTreeSet<(u32, AgentId)>,
+    deadlines: BTreeSet<(i64, Deadline)>,
+    /// Agents that are to restart or to leave.
+    retiring: BTreeSet<AgentId>,
+    pub all_waits: Vec<AllWait>,
+    /// Clients that wait until there is room in the queue.
+    pub room_waits: Vec<ReplyTo>,
+    /// Clients that wait until every agent is ready or parked.
+    pub ready_waits: Vec<ReplyTo>,
+    /// Agents still to be restarted, one at a time.
+    pub rolling: VecDeque<AgentId>,
+    /// Environments by name, so that a million tasks share one.
+    surroundings: BTreeSet<Arc<str>>,
+}
+
+impl State {
+    /// When something is due next, on the monotonic clock.
+    pub fn next_deadline(&self) -> Option<i64> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// How many tasks stand before this one, were it queued now: what a person is told.
+    pub fn queued_before(&self, task: &Task) -> u64 {
+        self.queue.before(&task.target(), task.priority(), task.id)
+    }
+}
+
+/// Task ids are small consecutive numbers: one multiplication spreads them enough.
+#[derive(Default)]
+pub struct IdHasher(u64);
+
+pub type IdHash = BuildHasherDefault<IdHasher>;
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0.rotate_left(5) ^ u64::from(*byte)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}

@@ -1,0 +1,549 @@
+//! One event as one line of the log: JSON with a sequence number, a time, a term, a kind, and a checksum last.
+//! Invariant: what is encoded decodes to the same event. Pure. The format is versioned by the segment's first record.
+
+use std::sync::Arc;
+
+use crate::json::{Flat, Object, quote};
+use crate::model::{
+    AgentId, Ended, Ending, Event, Generation, HostId, Kind, Loss, Options, PutBack, ReplyTo, Seq, Spec, StopMode,
+    Target, TaskId, Term, Then, Verdict,
+};
+use crate::time;
+
+/// What stands before and after the event's own fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub seq: Seq,
+    pub wall: i64,
+    pub term: Term,
+}
+
+/// `,"crc":"` + 8 hex digits + `"}`
+const CRC_LEN: usize = 18;
+
+/// Appends one record with its newline. `time` is the text of `stamp.wall`: the same for a whole turn.
+pub fn encode(out: &mut Vec<u8>, stamp: Stamp, time: &[u8], event: &Event) {
+    let start = out.len();
+    let mut o = Object::open(out);
+    o.num("seq", stamp.seq.0);
+    let text = o.key("time");
+    text.push(b'"');
+    text.extend_from_slice(time);
+    text.push(b'"');
+    o.num("term", stamp.term.0);
+    fields(&mut o, event);
+    let crc = crc32fast::hash(&out[start..]);
+    out.extend_from_slice(b",\"crc\":\"");
+    for shift in (0..32).step_by(4).rev() {
+        out.push(b"0123456789abcdef"[(crc >> shift & 15) as usize]);
+    }
+    out.extend_from_slice(b"\"}\n");
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Not a whole record: the write was cut, or something else wrote here.
+    Broken(String),
+    /// Whole, but of a kind that this version does not know.
+    Unknown(String),
+}
+
+/// Reads one line, without its newline.
+pub fn decode(line: &[u8]) -> Result<(Stamp, Event), Fault> {
+    let broken = |what: &str| Fault::Broken(what.to_owned());
+    let body = line.len().checked_sub(CRC_LEN).ok_or_else(|| broken("it is too short"))?;
+    let tail = std::str::from_utf8(&line[body..]).map_err(|_| broken("it has no checksum"))?;
+    let crc = tail
+        .strip_prefix(",\"crc\":\"")
+        .and_then(|t| t.strip_suffix("\"}"))
+        .ok_or_else(|| broken("it has no checksum"))?;
+    if u32::from_str_radix(crc, 16) != Ok(crc32fast::hash(&line[..body])) {
+        return Err(broken("its checksum does not match"));
+    }
+    let text = std::str::from_utf8(line).map_err(|_| broken("it is not UTF-8"))?;
+    let flat = Flat::parse(text).map_err(|e| broken(&e))?;
+    let r = Reader(&flat);
+    let stamp = Stamp {
+        seq: Seq(r.num("seq")?),
+        wall: time::parse(&r.str("time")?).ok_or_else(|| broken("its time is unreadable"))?,
+        term: Term(r.num("term")?),
+    };
+    Ok((stamp, r.event()?))
+}
+
+fn fields(o: &mut Object, event: &Event) {
+    match event {
+        Event::Led { pid, version } => kind(o, "led").num("pid", *pid).str("version", version).num("format", 1),
+        Event::Configured { spec } => spec_fields(kind(o, "configured"), spec),
+        Event::AgentAdded { agent } => kind(o, "agent-added").num("agent", agent.0),
+        Event::AgentRemoved { agent } => kind(o, "agent-removed").num("agent", agent.0),
+        Event::Hosted { agent, generation, host } => {
+            start(o, "agent-hosted", *agent, *generation).num("pid", host.pid).num("start", host.start_ticks)
+        }
+        Event::Ready { agent, generation, workload, abilities, labels } => start(o, "agent-ready", *agent, *generation)
+            .num("workload", *workload)
+            .strings("abilities", abilities.iter().map(String::as_str))
+            .strings("labels", labels.iter().map(String::as_str)),
+        Event::Lost { agent, generation, loss, then } => lost(start(o, "agent-lost", *agent, *generation), loss, then),
+        Event::Restarting { agent, generation } => start(o, "agent-restarting", *agent, *generation),
+        Event::Retiring { agent, remove } => kind(o, "agent-retiring").num("agent", agent.0).bool("remove", *remove),
+        Event::Leaving { agent } => kind(o, "agent-leaving").num("agent", agent.0),
+        Event::Overdue { agent } => kind(o, "agent-overdue").num("agent", agent.0),
+        Event::Rolling { agents } => {
+            let list: Vec<String> = agents.iter().map(|a| a.to_string()).collect();
+            kind(o, "rolling").raw("agents", &format!("[{}]", list.join(",")))
+        }
+        Event::Submitted { task, text, options, to, waits } => {
+            kind(o, "submitted").num("task", task.0).str("text", text);
+            if let Some(options) = options {
+                options_fields(o, options);
+            }
+            if *waits {
+                o.bool("waits", true);
+            }
+            reply_fields(o, to.as_ref())
+        }
+        Event::Assigned { task, agent } => kind(o, "assigned").num("task", task.0).num("agent", agent.0),
+        Event::Progress { task, percent, text } => {
+            kind(o, "progress").num("task", task.0).num("percent", *percent).str("text", text)
+        }
+        Event::Usage { task, fields } => kind(o, "usage").num("task", task.0).str("usage", fields),
+        Event::Ending { task, why } => kind(o, "ending").num("task", task.0).str("why", ending_name(*why)),
+        Event::Forced { task } => kind(o, "forced").num("task", task.0),
+        Event::PutBack { task, why } => kind(o, "put-back").num("task", task.0).str("why", why.name()),
+        Event::Ended { task, ended } => ended_fields(kind(o, ended.verdict.name()).num("task", task.0), ended),
+        Event::Awaited { task, to } => reply_fields(kind(o, "awaited").num("task", task.0), Some(to)),
+        Event::AwaitedAll { to } => reply_fields(kind(o, "awaited-all"), Some(to)),
+        Event::AwaitedRoom { to } => reply_fields(kind(o, "awaited-room"), Some(to)),
+        Event::AwaitedReady { to } => reply_fields(kind(o, "awaited-ready"), Some(to)),
+        Event::Stopping { mode, to } => reply_fields(kind(o, "stopping").str("mode", mode.name()), to.as_ref()),
+        Event::Stopped => kind(o, "stopped"),
+    };
+}
+
+type Fields<'o, 'a> = &'o mut Object<'a>;
+
+fn kind<'o, 'a>(o: Fields<'o, 'a>, name: &str) -> Fields<'o, 'a> {
+    let out = o.key("kind");
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'"');
+    o
+}
+
+fn start<'o, 'a>(o: Fields<'o, 'a>, name: &str, agent: AgentId, generation: Generation) -> Fields<'o, 'a> {
+    kind(o, name).num("agent", agent.0).num("generation", generation.0)
+}
+
+fn spec_fields<'o, 'a>(o: Fields<'o, 'a>, spec: &Spec) -> Fields<'o, 'a> {
+    o.str("agents", spec.kind.name())
+        .strings("command", spec.command.iter().map(String::as_str))
+        .strings("labels", spec.labels.iter().map(String::as_str))
+        .opt_str("name", spec.name.as_deref())
+        .opt_str("surroundings", spec.surroundings.as_deref())
+        .num("prefetch", spec.prefetch)
+        .num("max_queued", spec.max_queued)
+        .num("stop_grace_us", spec.stop_grace_us)
+        .num("start_patience_us", spec.start_patience_us)
+}
+
+fn lost<'o, 'a>(o: Fields<'o, 'a>, loss: &Loss, then: &Then) -> Fields<'o, 'a> {
+    o.bool("host", loss.host).str("cause", &loss.cause).str("stderr", &loss.stderr);
+    match then {
+        Then::Retry(after) => o.str("then", "retry").num("after_us", *after),
+        Then::Park => o.str("then", "park"),
+        Then::Remove => o.str("then", "remove"),
+        Then::Again => o.str("then", "again"),
+    }
+}
+
+fn options_fields(o: &mut Object, options: &Options) {
+    o.opt_str("name", options.name.as_deref());
+    match &options.target {
+        Target::Any => {}
+        Target::Agent(id) => drop(o.num("for_agent", id.0)),
+        Target::Labels(labels) => drop(o.strings("labels", labels.iter().map(String::as_str))),
+    }
+    if options.priority != 0 {
+        o.num("priority", options.priority);
+    }
+    if let Some(timeout) = options.timeout_us {
+        o.num("timeout_us", timeout);
+    }
+    if let Some(retries) = options.retries {
+        o.num("retries", retries);
+    }
+    o.opt_str("surroundings", options.surroundings.as_deref());
+}
+
+fn reply_fields<'o, 'a>(o: Fields<'o, 'a>, to: Option<&ReplyTo>) -> Fields<'o, 'a> {
+    let Some(to) = to else { return o };
+    quote(o.key("reply"), &to.name);
+    o.raw("tag", &to.tag);
+    if to.watches { o.bool("watch", true) } else { o }
+}
+
+fn ended_fields<'o, 'a>(o: Fields<'o, 'a>, ended: &Ended) -> Fields<'o, 'a> {
+    if let Some(agent) = ended.agent {
+        o.num("agent", agent.0);
+    }
+    o.num("attempt", ended.attempt).opt_str("result", ended.result.as_deref());
+    if ended.unterminated {
+        o.bool("newline", false);
+    }
+    if let Some(bytes) = ended.bytes {
+        o.num("bytes", bytes);
+    }
+    o.opt_str("reason", ended.reason.as_deref());
+    if let Some(exit) = ended.exit {
+        o.num("exit", exit);
+    }
+    if let Some(signal) = ended.signal {
+        o.num("signal", signal);
+    }
+    if ended.timed_out {
+        o.bool("timed_out", true);
+    }
+    if ended.by_hive {
+        o.bool("by_hive", true);
+    }
+    if ended.log > 0 {
+        o.num("log", ended.log);
+    }
+    o
+}
+
+fn ending_name(why: Ending) -> &'static str {
+    match why {
+        Ending::Cancel => "cancel",
+        Ending::Timeout => "timeout",
+    }
+}
+
+/// Typed access to the fields of a record, with the field named in every fault.
+struct Reader<'f, 'a>(&'f Flat<'a>);
+
+type Read<T> = Result<T, Fault>;
+
+impl Reader<'_, '_> {
+    fn event(&self) -> Read<Event> {
+        let kind = self.str("kind")?;
+        if let Some(verdict) = Verdict::parse(&kind) {
+            return Ok(Event::Ended { task: self.task()?, ended: Box::new(self.ended(verdict)?) });
+        }
+        Ok(match kind.as_ref() {
+            "assigned" => Event::Assigned { task: self.task()?, agent: self.agent()? },
+            "submitted" => Event::Submitted {
+                task: self.task()?,
+                text: self.str("text")?,
+                options: self.options()?,
+                to: self.opt_reply()?,
+                waits: self.flag("waits")?,
+            },
+            "led" => Event::Led { pid: self.num("pid")? as i32, version: self.str("version")? },
+            "configured" => Event::Configured { spec: Arc::new(self.spec()?) },
+            "agent-added" => Event::AgentAdded { agent: self.agent()? },
+            "agent-removed" => Event::AgentRemoved { agent: self.agent()? },
+            "agent-hosted" => Event::Hosted {
+                agent: self.agent()?,
+                generation: self.generation()?,
+                host: HostId { pid: self.num("pid")? as i32, start_ticks: self.num("start")? },
+            },
+            "agent-ready" => Event::Ready {
+                agent: self.agent()?,
+                generation: self.generation()?,
+                workload: self.num("workload")? as i32,
+                abilities: self.strings("abilities")?,
+                labels: self.strings("labels")?,
+            },
+            "agent-lost" => Event::Lost {
+                agent: self.agent()?,
+                generation: self.generation()?,
+                loss: Loss { host: self.flag("host")?, cause: self.str("cause")?, stderr: self.str("stderr")? },
+                then: self.then()?,
+            },
+            "agent-restarting" => Event::Restarting { agent: self.agent()?, generation: self.generation()? },
+            "agent-retiring" => Event::Retiring { agent: self.agent()?, remove: self.flag("remove")? },
+            "agent-leaving" => Event::Leaving { agent: self.agent()? },
+            "agent-overdue" => Event::Overdue { agent: self.agent()? },
+            "rolling" => {
+                let numbers = self.0.numbers("agents").map_err(Fault::Broken)?;
+                Event::Rolling { agents: numbers.into_iter().map(|n| AgentId(n as u32)).collect() }
+            }
+            "progress" => {
+                Event::Progress { task: self.task()?, percent: self.num("percent")? as u8, text: self.str("text")? }
+            }
+            "usage" => Event::Usage { task: self.task()?, fields: self.str("usage")? },
+            "ending" => Event::Ending { task: self.task()?, why: self.why_ending()? },
+            "forced" => Event::Forced { task: self.task()? },
+            "put-back" => {
+                let why = PutBack::parse(&self.str("why")?).ok_or_else(|| wrong("why"))?;
+                Event::PutBack { task: self.task()?, why }
+            }
+            "awaited" => Event::Awaited { task: self.task()?, to: self.reply()? },
+            "awaited-all" => Event::AwaitedAll { to: self.reply()? },
+            "awaited-room" => Event::AwaitedRoom { to: self.reply()? },
+            "awaited-ready" => Event::AwaitedReady { to: self.reply()? },
+            "stopping" => {
+                let mode = StopMode::parse(&self.str("mode")?).ok_or_else(|| wrong("mode"))?;
+                Event::Stopping { mode, to: self.opt_reply()? }
+            }
+            "stopped" => Event::Stopped,
+            other => return Err(Fault::Unknown(other.to_owned())),
+        })
+    }
+
+    fn num(&self, name: &str) -> Read<u64> {
+        self.opt_num(name)?.ok_or_else(|| wrong(name))
+    }
+
+    fn opt_num(&self, name: &str) -> Read<Option<u64>> {
+        self.0.u64(name).map_err(Fault::Broken)
+    }
+
+    fn opt_int(&self, name: &str) -> Read<Option<i64>> {
+        self.0.i64(name).map_err(Fault::Broken)
+    }
+
+    fn flag(&self, name: &str) -> Read<bool> {
+        Ok(self.0.bool(name).map_err(Fault::Broken)?.unwrap_or(false))
+    }
+
+    fn str(&self, name: &str) -> Read<Arc<str>> {
+        self.opt_str(name)?.ok_or_else(|| wrong(name))
+    }
+
+    fn opt_str(&self, name: &str) -> Read<Option<Arc<str>>> {
+        Ok(self.0.str(name).map_err(Fault::Broken)?.map(|t| t.as_ref().into()))
+    }
+
+    fn strings(&self, name: &str) -> Read<Vec<String>> {
+        self.0.strings(name).map_err(Fault::Broken)
+    }
+
+    fn task(&self) -> Read<TaskId> {
+        Ok(TaskId(self.num("task")?))
+    }
+
+    fn agent(&self) -> Read<AgentId> {
+        Ok(AgentId(self.num("agent")? as u32))
+    }
+
+    fn generation(&self) -> Read<Generation> {
+        Ok(Generation(self.num("generation")? as u32))
+    }
+
+    fn opt_reply(&self) -> Read<Option<ReplyTo>> {
+        let Some(name) = self.opt_str("reply")? else {
+            return Ok(None);
+        };
+        Ok(Some(ReplyTo { name, tag: self.0.raw("tag").unwrap_or("null").into(), watches: self.flag("watch")? }))
+    }
+
+    fn reply(&self) -> Read<ReplyTo> {
+        self.opt_reply()?.ok_or_else(|| wrong("reply"))
+    }
+
+    fn options(&self) -> Read<Option<Box<Options>>> {
+        let labels = self.strings("labels")?;
+        let target = match self.opt_num("for_agent")? {
+            Some(id) => Target::Agent(AgentId(id as u32)),
+            None if labels.is_empty() => Target::Any,
+            None => Target::Labels(labels),
+        };
+        let options = Options {
+            name: self.opt_str("name")?,
+            target,
+            priority: self.opt_int("priority")?.unwrap_or(0) as i32,
+            timeout_us: self.opt_int("timeout_us")?,
+            retries: self.opt_num("retries")?.map(|n| n as u32),
+            surroundings: self.opt_str("surroundings")?,
+        };
+        Ok((options != Options::default()).then(|| Box::new(options)))
+    }
+
+    fn spec(&self) -> Read<Spec> {
+        Ok(Spec {
+            kind: Kind::parse(&self.str("agents")?).ok_or_else(|| wrong("agents"))?,
+            command: self.strings("command")?,
+            labels: self.strings("labels")?,
+            name: self.opt_str("name")?,
+            surroundings: self.opt_str("surroundings")?,
+            prefetch: self.num("prefetch")? as u32,
+            max_queued: self.num("max_queued")?,
+            stop_grace_us: self.num("stop_grace_us")? as i64,
+            start_patience_us: self.num("start_patience_us")? as i64,
+        })
+    }
+
+    fn then(&self) -> Read<Then> {
+        Ok(match self.str("then")?.as_ref() {
+            "retry" => Then::Retry(self.num("after_us")? as i64),
+            "park" => Then::Park,
+            "remove" => Then::Remove,
+            "again" => Then::Again,
+            _ => return Err(wrong("then")),
+        })
+    }
+
+    fn why_ending(&self) -> Read<Ending> {
+        match self.str("why")?.as_ref() {
+            "cancel" => Ok(Ending::Cancel),
+            "timeout" => Ok(Ending::Timeout),
+            _ => Err(wrong("why")),
+        }
+    }
+
+    fn ended(&self, verdict: Verdict) -> Read<Ended> {
+        Ok(Ended {
+            agent: self.opt_num("agent")?.map(|n| AgentId(n as u32)),
+            attempt: self.num("attempt")? as u32,
+            result: self.opt_str("result")?,
+            unterminated: self.0.bool("newline").map_err(Fault::Broken)? == Some(false),
+            bytes: self.opt_num("bytes")?,
+            reason: self.opt_str("reason")?,
+            exit: self.opt_int("exit")?.map(|n| n as i32),
+            signal: self.opt_int("signal")?.map(|n| n as i32),
+            timed_out: self.flag("timed_out")?,
+            by_hive: self.flag("by_hive")?,
+            log: self.opt_num("log")?.unwrap_or(0),
+            ..Ended::new(verdict)
+        })
+    }
+}
+
+fn wrong(field: &str) -> Fault {
+    Fault::Broken(format!("\"{field}\" is missing or not as it must be"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples() -> Vec<Event> {
+        let to = ReplyTo { name: "me".into(), tag: "{\"a\": 1}".into(), watches: true };
+        let options = Options {
+            name: Some("b".into()),
+            target: Target::Agent(AgentId(2)),
+            priority: -3,
+            timeout_us: Some(5),
+            retries: Some(0),
+            surroundings: None,
+        };
+        let labelled = Options { target: Target::Labels(vec!["rust".into()]), ..Options::default() };
+        let loss = Loss { host: true, cause: "exit 1".into(), stderr: "bad\nworse \"x\"".into() };
+        let mut all = vec![
+            Event::Led { pid: 7, version: "0.1.0".into() },
+            Event::Configured {
+                spec: Arc::new(Spec {
+                    kind: Kind::Lines,
+                    command: vec!["a b".into()],
+                    prefetch: 16,
+                    ..Spec::default()
+                }),
+            },
+            Event::AgentAdded { agent: AgentId(1) },
+            Event::AgentRemoved { agent: AgentId(1) },
+            Event::Hosted { agent: AgentId(1), generation: Generation(2), host: HostId { pid: 5, start_ticks: 99 } },
+            Event::Ready {
+                agent: AgentId(1),
+                generation: Generation(2),
+                workload: 6,
+                abilities: vec!["usr1".into()],
+                labels: vec![],
+            },
+            Event::Restarting { agent: AgentId(1), generation: Generation(3) },
+            Event::Retiring { agent: AgentId(1), remove: true },
+            Event::Leaving { agent: AgentId(1) },
+            Event::Overdue { agent: AgentId(1) },
+            Event::Rolling { agents: vec![AgentId(1), AgentId(2)] },
+            Event::Submitted {
+                task: TaskId(1),
+                text: "a\"\\\nb".into(),
+                options: Some(Box::new(options)),
+                to: Some(to.clone()),
+                waits: true,
+            },
+            Event::Submitted {
+                task: TaskId(2),
+                text: "".into(),
+                options: Some(Box::new(labelled)),
+                to: None,
+                waits: false,
+            },
+            Event::Assigned { task: TaskId(1), agent: AgentId(1) },
+            Event::Progress { task: TaskId(1), percent: 41, text: "half".into() },
+            Event::Usage { task: TaskId(1), fields: "in=1 out=2".into() },
+            Event::Ending { task: TaskId(1), why: Ending::Timeout },
+            Event::Forced { task: TaskId(1) },
+            Event::Awaited { task: TaskId(1), to: to.clone() },
+            Event::AwaitedAll { to: to.clone() },
+            Event::AwaitedRoom { to: to.clone() },
+            Event::AwaitedReady { to: to.clone() },
+            Event::Stopping { mode: StopMode::Drain, to: Some(to) },
+            Event::Stopped,
+        ];
+        all.extend(PutBack::ALL.map(|why| Event::PutBack { task: TaskId(1), why }));
+        for then in [Then::Retry(5), Then::Park, Then::Remove, Then::Again] {
+            all.push(Event::Lost { agent: AgentId(1), generation: Generation(1), loss: loss.clone(), then });
+        }
+        for verdict in Verdict::ALL {
+            let ended = Ended {
+                agent: Some(AgentId(1)),
+                attempt: 2,
+                result: Some("x".into()),
+                unterminated: true,
+                bytes: Some(9),
+                reason: Some("y".into()),
+                exit: Some(-1),
+                signal: Some(9),
+                timed_out: true,
+                by_hive: true,
+                log: 3,
+                ..Ended::new(verdict)
+            };
+            all.push(Event::Ended { task: TaskId(1), ended: Box::new(ended) });
+        }
+        all
+    }
+
+    fn line(event: &Event) -> Vec<u8> {
+        let stamp = Stamp { seq: Seq(12), wall: 1_700_000_000_000_001, term: Term(3) };
+        let mut out = Vec::new();
+        encode(&mut out, stamp, time::text(stamp.wall).as_bytes(), event);
+        out
+    }
+
+    #[test]
+    fn every_event_is_read_back() {
+        for event in samples() {
+            let bytes = line(&event);
+            let (stamp, read) = decode(bytes.strip_suffix(b"\n").unwrap()).unwrap();
+            assert_eq!(read, event);
+            assert_eq!((stamp.seq, stamp.term, stamp.wall), (Seq(12), Term(3), 1_700_000_000_000_001));
+            let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(json["seq"], 12);
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_found() {
+        let good = line(&Event::Assigned { task: TaskId(1), agent: AgentId(1) });
+        let good = &good[..good.len() - 1];
+        for at in 0..good.len() {
+            let mut bad = good.to_vec();
+            bad[at] ^= 1;
+            assert!(decode(&bad).is_err(), "byte {at}");
+            assert!(decode(&good[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_kind_of_a_later_version_is_told_apart_from_damage() {
+        let mut text = br#"{"seq":1,"time":"1970-01-01T00:00:00.000000Z","term":1,"kind":"teleported""#.to_vec();
+        let crc = crc32fast::hash(&text);
+        text.extend_from_slice(format!(",\"crc\":\"{crc:08x}\"}}").as_bytes());
+        assert_eq!(decode(&text), Err(Fault::Unknown("teleported".into())));
+    }
+}

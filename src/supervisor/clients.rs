@@ -1,0 +1,197 @@
+//! Those who asked: their reply FIFOs, opened without waiting, written without waiting, let go when they are gone.
+//! Invariant: a client that does not read costs a bounded buffer and nothing else; others do not notice.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mio::Poll;
+
+use super::Wake;
+use crate::limits;
+use crate::model::{ReplyTo, Seq};
+use crate::outbox::{Outbox, Unit};
+use crate::sys::fifo;
+
+pub struct Clients {
+    folder: PathBuf,
+    slots: Vec<Option<Client>>,
+    by_name: HashMap<Arc<str>, usize>,
+    /// Slots with something to write since the last flush.
+    dirty: Vec<usize>,
+    /// With `--durable`: answers whose records are not yet on disk.
+    durable: bool,
+    held: VecDeque<(Seq, Arc<str>, Vec<u8>)>,
+    /// Clients that were dropped with answers unread.
+    pub cut: u64,
+}
+
+struct Client {
+    name: Arc<str>,
+    outbox: Outbox,
+    /// Since when its pipe takes nothing.
+    stalled: Option<i64>,
+}
+
+impl Clients {
+    pub fn new(folder: PathBuf, durable: bool) -> Clients {
+        Clients {
+            folder,
+            slots: Vec::new(),
+            by_name: HashMap::new(),
+            dirty: Vec::new(),
+            durable,
+            held: VecDeque::new(),
+            cut: 0,
+        }
+    }
+
+    /// Appends an answer. `after` is the last record it stands on.
+    pub fn answer(&mut self, to: &ReplyTo, after: Seq, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.durable {
+            let mut bytes = Vec::new();
+            write(&mut bytes);
+            self.held.push_back((after, to.name.clone(), bytes));
+        } else if let Some(client) = self.client(&to.name) {
+            write(client.outbox.buffer());
+        }
+    }
+
+    /// Lets go the answers whose records are on disk.
+    pub fn release(&mut self, synced: Seq) {
+        while self.held.front().is_some_and(|(seq, _, _)| *seq <= synced) {
+            let Some((_, name, bytes)) = self.held.pop_front() else {
+                return;
+            };
+            if let Some(client) = self.client(&name) {
+                client.outbox.buffer().extend_from_slice(&bytes);
+            }
+        }
+    }
+
+    fn client(&mut self, name: &Arc<str>) -> Option<&mut Client> {
+        let slot = match self.by_name.get(name) {
+            Some(slot) => *slot,
+            None => self.open(name)?,
+        };
+        if self.slots[slot].as_ref().is_some_and(|c| c.outbox.waiting() > limits::CLIENT_QUEUE_MAX) {
+            self.cut(slot);
+            return None;
+        }
+        self.dirty.push(slot);
+        self.slots[slot].as_mut()
+    }
+
+    fn open(&mut self, name: &Arc<str>) -> Option<usize> {
+        if self.by_name.len() >= limits::CLIENTS_OPEN_MAX {
+            self.close_idle();
+        }
+        let Ok(file) = fifo::open_write(&self.folder.join(name.as_ref())) else {
+            self.gone(name);
+            return None;
+        };
+        let client = Client { name: name.clone(), outbox: Outbox::new(file, Unit::Bytes), stalled: None };
+        let slot = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.slots[slot] = Some(client);
+        self.by_name.insert(name.clone(), slot);
+        Some(slot)
+    }
+
+    fn close_idle(&mut self) {
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].as_ref().is_some_and(|c| c.outbox.waiting() == 0) {
+                self.forget(slot);
+            }
+        }
+    }
+
+    /// Writes what the pipes take.
+    pub fn flush(&mut self, poll: &Poll, mono: i64) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable();
+        dirty.dedup();
+        for slot in dirty.drain(..) {
+            self.flush_one(poll, slot, mono);
+        }
+        self.dirty = dirty;
+        let patience = limits::CLIENT_PATIENCE.as_micros() as i64;
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].as_ref().and_then(|c| c.stalled).is_some_and(|since| mono - since >= patience) {
+                self.cut(slot);
+            }
+        }
+    }
+
+    /// The pipe of a client that had been full takes bytes again.
+    pub fn writable(&mut self, slot: usize) {
+        self.dirty.push(slot);
+    }
+
+    fn flush_one(&mut self, poll: &Poll, slot: usize, mono: i64) {
+        let Some(client) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        match client.outbox.flush(poll.registry(), Wake::Client(slot).token()) {
+            Ok(_) if client.outbox.waiting() == 0 => client.stalled = None,
+            Ok(true) => client.stalled = Some(mono),
+            Ok(false) => client.stalled = client.stalled.or(Some(mono)),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => self.reopen(poll, slot, mono),
+            Err(_) => self.cut(slot),
+        }
+    }
+
+    /// Nobody reads the pipe that we hold. A new client may have made a new one of the same name.
+    fn reopen(&mut self, poll: &Poll, slot: usize, mono: i64) {
+        let Some(client) = self.slots[slot].take() else {
+            return;
+        };
+        self.by_name.remove(&client.name);
+        let (name, mut outbox) = (client.name, client.outbox);
+        let bytes = std::mem::take(outbox.buffer());
+        drop(outbox);
+        let Some(slot) = self.open(&name) else { return };
+        if let Some(client) = self.slots[slot].as_mut() {
+            client.outbox.buffer().extend_from_slice(&bytes);
+            match client.outbox.flush(poll.registry(), Wake::Client(slot).token()) {
+                Ok(_) if client.outbox.waiting() == 0 => {}
+                Ok(_) => client.stalled = Some(mono),
+                Err(_) => self.cut(slot),
+            }
+        }
+    }
+
+    fn cut(&mut self, slot: usize) {
+        if let Some(client) = &self.slots[slot] {
+            let name = client.name.clone();
+            self.gone(&name);
+        }
+        self.forget(slot);
+    }
+
+    fn forget(&mut self, slot: usize) {
+        if let Some(client) = self.slots[slot].take() {
+            self.by_name.remove(&client.name);
+        }
+    }
+
+    /// A client of hivectl's own that is gone takes its pipe with it, in case it could not do so itself.
+    fn gone(&mut self, name: &str) {
+        self.cut += 1;
+        let pid = name.strip_prefix("hivectl-").and_then(|rest| rest.split('-').next()).and_then(|p| p.parse().ok());
+        if let Some(pid) = pid
+            && crate::sys::process::Process::open(crate::sys::process::Pid(pid)).is_err()
+        {
+            let _ = std::fs::remove_file(self.folder.join(name));
+        }
+    }
+
+    /// When patience with somebody ends.
+    pub fn next_deadline(&self) -> Option<i64> {
+        let patience = limits::CLIENT_PATIENCE.as_micros() as i64;
+        self.slots.iter().flatten().filter_map(|c| c.stalled).min().map(|since| since + patience)
+    }
+}

@@ -1,0 +1,121 @@
+//! The model at work: inputs become events, events become records and effects.
+//! Owns the state and the log. Touches no pipe and no process.
+
+use std::io;
+
+use crate::error::{Error, Result};
+use crate::model::{Effect, Event, Input, Now, Refusal, Seq, State, Term, consequence, decide, expired};
+use crate::record::{self, Stamp};
+use crate::store::{Folders, Log, log};
+use crate::time;
+
+pub struct Core {
+    pub state: State,
+    pub log: Log,
+    pub now: Now,
+    /// What the turn's events make necessary, to be performed once they are recorded.
+    pub effects: Vec<Effect>,
+    /// Records of this turn, not yet written.
+    records: Vec<u8>,
+    next: Seq,
+    decided: Vec<Event>,
+    /// The text of a moment, kept because a whole turn has the same.
+    stamped: (i64, Vec<u8>),
+}
+
+impl Core {
+    /// Replays the log.
+    pub fn open(folders: &Folders, now: Now) -> Result<Core> {
+        let mut state = State::default();
+        let mut scratch = Vec::new();
+        let log::Opened { log, cut } = Log::open(&folders.events(), |stamp, event| {
+            let at = Now { wall: stamp.wall, mono: now.mono - (now.wall - stamp.wall) };
+            state.apply(at, event, &mut scratch);
+            scratch.clear();
+        })?;
+        if let Some(torn) = cut {
+            let (file, offset, bytes) = (torn.file.display(), torn.offset, torn.bytes);
+            eprintln!(
+                "hivectl: the log's last record was torn: cut {bytes} bytes at {offset} of {file} (kept beside it)"
+            );
+        }
+        let next = Seq(log.last.0 + 1);
+        Ok(Core {
+            state,
+            log,
+            now,
+            next,
+            effects: Vec::new(),
+            records: Vec::new(),
+            decided: Vec::new(),
+            stamped: (i64::MIN, Vec::new()),
+        })
+    }
+
+    /// Begins a new term. Its first events are those of the take-over.
+    pub fn lead(&mut self, now: Now, pid: i32) {
+        self.now = now;
+        self.log.term = Term(self.log.term.0 + 1);
+        let lead = Input::Lead { pid, version: env!("CARGO_PKG_VERSION").into() };
+        self.feed(lead).unwrap_or_else(|refusal| unreachable!("to lead is never refused: {}", refusal.message));
+    }
+
+    /// One input: decided, and its events applied.
+    pub fn feed(&mut self, input: Input) -> std::result::Result<(), Refusal> {
+        let mut decided = std::mem::take(&mut self.decided);
+        let verdict = decide(&self.state, self.now, input, &mut decided);
+        if verdict.is_ok() {
+            for event in &decided {
+                self.commit(event);
+            }
+        }
+        decided.clear();
+        self.decided = decided;
+        verdict
+    }
+
+    /// What is due, and what follows from the state by itself.
+    pub fn settle(&mut self) {
+        while let Some(event) = expired(&self.state, self.now) {
+            self.commit(&event);
+        }
+        while let Some(event) = consequence(&self.state) {
+            self.commit(&event);
+        }
+    }
+
+    fn commit(&mut self, event: &Event) {
+        if self.stamped.0 != self.now.wall {
+            self.stamped.0 = self.now.wall;
+            self.stamped.1.clear();
+            time::write(&mut self.stamped.1, self.now.wall);
+        }
+        let stamp = Stamp { seq: self.next, wall: self.now.wall, term: self.log.term };
+        record::encode(&mut self.records, stamp, &self.stamped.1, event);
+        self.next.0 += 1;
+        self.state.apply(self.now, event, &mut self.effects);
+    }
+
+    /// The first sequence number of this turn's events, if it has any.
+    pub fn unrecorded_from(&self) -> Option<Seq> {
+        (!self.records.is_empty()).then_some(Seq(self.log.last.0 + 1))
+    }
+
+    /// Everything up to here is in the log.
+    pub fn recorded(&self) -> Seq {
+        self.log.last
+    }
+
+    /// Writes the turn's records: one write.
+    pub fn record(&mut self) -> io::Result<()> {
+        self.log.append(&self.records, Seq(self.next.0 - 1))?;
+        self.records.clear();
+        Ok(())
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Error {
+        Error::new(refusal.code, refusal.message)
+    }
+}

@@ -1,0 +1,56 @@
+//! Does what recorded events made necessary. Nothing here decides.
+
+use mio::Poll;
+
+use super::Hive;
+use crate::model::Effect;
+use crate::wire::host::Command;
+use crate::wire::{agent, answer};
+
+impl Hive {
+    /// Performs the turn's effects. What that brings about by itself (a host was started) is recorded next turn.
+    pub(super) fn perform(&mut self, poll: &Poll) {
+        let mut effects = std::mem::take(&mut self.core.effects);
+        for effect in effects.drain(..) {
+            self.perform_one(effect, poll);
+        }
+        // Effects that came about meanwhile stay for the next turn.
+        if self.core.effects.is_empty() {
+            self.core.effects = effects;
+        }
+    }
+
+    fn perform_one(&mut self, effect: Effect, poll: &Poll) {
+        match effect {
+            Effect::Answer { to, body } => {
+                let (state, recorded) = (&self.core.state, self.core.recorded());
+                self.clients.answer(&to, recorded, |out| answer::body(out, &to.tag, state, &body));
+            }
+            Effect::SendTask { agent: id, task, attempt, text, surroundings } => {
+                let hosted = self.core.state.agents.get(&id).is_some_and(|a| a.spec.kind.is_hosted());
+                let Some(out) = self.agents.inbox(id) else {
+                    return;
+                };
+                if hosted {
+                    agent::with(out, task.0, attempt, surroundings.as_deref());
+                }
+                agent::task(out, task.0, &text);
+            }
+            Effect::SendCancel { agent: id, task } => {
+                if let Some(out) = self.agents.inbox(id) {
+                    agent::cancel(out, task.0);
+                }
+            }
+            Effect::SpawnHost { agent, generation } => self.agents.spawn(agent, generation, &mut self.core, poll),
+            Effect::StartWorkload { agent, generation } => self.agents.command(agent, &Command::Start(generation)),
+            Effect::EndTask { agent, task } => self.agents.command(agent, &Command::End(task.0)),
+            Effect::EndHost { agent, mode } => self.agents.command(agent, &Command::Stop(mode)),
+            Effect::EndAllHosts { mode } => self.agents.end_all(mode),
+            Effect::CleanUp { .. } => self.agents.clean_up(),
+            Effect::Exit => {
+                self.agents.clean_up();
+                self.exit = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What clients ask: parsed, completed with what only the supervisor knows, decided, answered.
+
+use std::sync::Arc;
+
+use super::Hive;
+use super::collect::Line;
+use crate::error::{Code, Error, Result};
+use crate::limits;
+use crate::model::{
+    AgentId, Body, Effect, Input, Options, PoolStart, ReplyTo, Submit, Target, TaskId, WaitFor, unknown_task,
+};
+use crate::sys::process;
+use crate::wire::request::{Op, Request};
+use crate::wire::{answer, fits_inline, reference, request};
+
+impl Hive {
+    pub(super) fn ctl_line(&mut self, line: Line) {
+        let (bytes, whole) = match line {
+            Line::Whole(bytes) => (bytes, true),
+            Line::Tail(bytes) => (bytes, false),
+        };
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.trim_end_matches('\r');
+        if text.is_empty() {
+            return;
+        }
+        match request::parse(text) {
+            Ok(request) if whole && !text.contains('\u{fffd}') => self.request(request),
+            parsed => {
+                self.malformed += 1;
+                match request_after_garbage(text) {
+                    Some(request) => self.request(request),
+                    None => self.tell_malformed(parsed.err()),
+                }
+            }
+        }
+    }
+
+    /// Tells who asked what is wrong, if that can be read from the line.
+    fn tell_malformed(&mut self, fault: Option<request::Malformed>) {
+        if let Some(request::Malformed { to: Some(to), message }) = fault {
+            self.refuse(&to, &Error::new(Code::BadRequest, message));
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        let Request { to, op } = request;
+        if let Err(error) = self.serve(op, to.clone())
+            && let Some(to) = to
+        {
+            self.refuse(&to, &error);
+        }
+    }
+
+    fn refuse(&mut self, to: &ReplyTo, error: &Error) {
+        let after = self.core.recorded();
+        self.clients.answer(to, after, |out| answer::error(out, &to.tag, error.code, &error.message));
+    }
+
+    fn serve(&mut self, op: Op, to: Option<ReplyTo>) -> Result<()> {
+        let input = match op {
+            Op::Submit { text, options, waits, agent } => self.submission(text, options, waits, agent, to)?,
+            Op::Cancel(task) => {
+                self.core.feed(Input::Cancel { task })?;
+                return self.ok(to);
+            }
+            Op::CancelRun(tag) => {
+                let to = asker(to)?;
+                let waits = |w: &ReplyTo| w.name == to.name && w.tag == tag;
+                let found = self.core.state.tasks.values().find(|t| t.waiting.iter().any(waits)).map(|t| t.id);
+                let task = found.ok_or_else(|| Error::new(Code::NoSuchTask, "no task is waited for under this tag"))?;
+                self.core.feed(Input::Cancel { task })?;
+                return self.ok(Some(to));
+            }
+            Op::Wait(task) => return self.wait(task, to),
+            Op::WaitAll => Input::Wait { what: WaitFor::All, to: asker(to)? },
+            Op::WaitRoom => Input::Wait { what: WaitFor::Room, to: asker(to)? },
+            Op::Task(task) => return self.show_task(task, to, false),
+            Op::Result(task) => return self.show_task(task, to, true),
+            Op::Tasks { from, limit } => {
+                let to = asker(to)?;
+                let state = &self.core.state;
+                self.clients.answer(&to, self.core.recorded(), |out| {
+                    answer::tasks(out, &to.tag, state, from, limit, limits::TASKS_PAGE_BYTES);
+                });
+                return Ok(());
+            }
+            Op::Status => return self.status(to),
+            Op::PoolStart { spec, count } => Input::PoolStart(PoolStart { spec: Arc::new(*spec), count, to }),
+            Op::Scale(count) => Input::Scale { count, to },
+            Op::Restart { agent, rolling } => {
+                let agent = agent.map(|name| self.agent_called(&name)).transpose()?;
+                Input::Restart { agent, rolling, to }
+            }
+            Op::Stop(mode) => Input::Stop { mode, to },
+        };
+        Ok(self.core.feed(input)?)
+    }
+
+    /// A text that cannot be a field of a line goes by reference from here on.
+    fn submission(
+        &self,
+        text: Arc<str>,
+        mut options: Option<Box<Options>>,
+        waits: bool,
+        agent: Option<Arc<str>>,
+        to: Option<ReplyTo>,
+    ) -> Result<Input> {
+        let text = if fits_inline(&text, limits::TEXT_INLINE_MAX) || reference(&text).is_some() {
+            text
+        } else {
+            let stored = self.context.put(text.as_bytes());
+            format!("REF:{}", stored.map_err(|e| Error::os("cannot store the task's text", e))?).into()
+        };
+        if let Some(name) = agent {
+            let id = self.agent_called(&name)?;
+            options.get_or_insert_default().target = Target::Agent(id);
+        }
+        Ok(Input::Submit(Submit { text, options, to, waits }))
+    }
+
+    fn agent_called(&self, name: &str) -> Result<AgentId> {
+        if let Ok(number) = name.parse() {
+            return Ok(AgentId(number));
+        }
+        let found = self.core.state.agents.values().find(|a| a.name().as_deref() == Some(name));
+        found.map(|a| a.id).ok_or_else(|| {
+            Error::new(Code::NoSuchAgent, format!("no agent is called {name}: see `hivectl pool status`"))
+        })
+    }
+
+    fn wait(&mut self, task: TaskId, to: Option<ReplyTo>) -> Result<()> {
+        let to = asker(to)?;
+        if self.core.state.tasks.get(&task).is_some_and(|t| t.ended().is_some()) {
+            self.core.effects.push(Effect::Answer { to, body: Body::Ended(task) });
+            return Ok(());
+        }
+        Ok(self.core.feed(Input::Wait { what: WaitFor::Task(task), to })?)
+    }
+
+    fn show_task(&mut self, id: TaskId, to: Option<ReplyTo>, ended: bool) -> Result<()> {
+        let to = asker(to)?;
+        let Some(task) = self.core.state.tasks.get(&id) else {
+            return Ok(unknown_task(&self.core.state, id)?);
+        };
+        self.clients.answer(&to, self.core.recorded(), |out| match ended {
+            true => answer::ended(out, &to.tag, task),
+            false => answer::one_task(out, &to.tag, task),
+        });
+        Ok(())
+    }
+
+    fn status(&mut self, to: Option<ReplyTo>) -> Result<()> {
+        let to = asker(to)?;
+        let me = process::my_pid();
+        let processors = crate::sys::processors_of(me).unwrap_or_default();
+        let facts = answer::Facts {
+            hive: &self.name,
+            pid: me.0,
+            term: self.core.log.term.0,
+            since: self.since,
+            group: self.agents.group,
+            processors: &processors,
+            malformed: self.malformed,
+            clients_cut: self.clients.cut,
+        };
+        let state = &self.core.state;
+        self.clients.answer(&to, self.core.recorded(), |out| answer::status(out, &to.tag, state, &facts));
+        Ok(())
+    }
+
+    fn ok(&mut self, to: Option<ReplyTo>) -> Result<()> {
+        if let Some(to) = to {
+            self.clients.answer(&to, self.core.recorded(), |out| answer::ok(out, &to.tag, |_| {}));
+        }
+        Ok(())
+    }
+}
+
+fn asker(to: Option<ReplyTo>) -> Result<ReplyTo> {
+    to.ok_or_else(|| Error::new(Code::BadRequest, "this request asks for an answer and needs \"reply\""))
+}
+
+/// Somebody wrote garbage without a newline, and an honest request was joined to its end: find it there.
+fn request_after_garbage(text: &str) -> Option<Request> {
+    const TRIES: usize = 64;
+    text.match_indices("{\"").take(TRIES).find_map(|(at, _)| request::parse(&text[at..]).ok())
+}

@@ -1,0 +1,134 @@
+//! The kernel, each call wrapped once. Owns all `unsafe` of hive.
+//! Invariant: every descriptor is owned and close-on-exec from its creation; a pid is only ever signalled
+//! through a pidfd or by the process that is its parent. Knows nothing of tasks or agents.
+
+pub mod clock;
+pub mod fifo;
+pub mod lock;
+pub mod notify;
+pub mod process;
+pub mod shm;
+pub mod signal;
+pub mod tree;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+
+/// A pipe whose ends no child inherits.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+pub fn set_nonblocking(fd: &impl AsFd, on: bool) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    let flags = if on { flags | OFlag::O_NONBLOCK } else { flags - OFlag::O_NONBLOCK };
+    fcntl(fd, FcntlArg::F_SETFL(flags))?;
+    Ok(())
+}
+
+/// Reads once; an interrupted call is made again.
+pub fn read(fd: &impl AsFd, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match nix::unistd::read(fd, into) {
+            Err(nix::Error::EINTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Writes once; an interrupted call is made again.
+pub fn write(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match nix::unistd::write(fd, bytes) {
+            Err(nix::Error::EINTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Waits until one of `fds` can be read or `timeout_ms` (-1: for ever) has passed; says which can.
+pub fn wait_readable(fds: &[std::os::fd::BorrowedFd], timeout_ms: i32) -> io::Result<Vec<bool>> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut polls: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let timeout = PollTimeout::try_from(timeout_ms).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(&mut polls, timeout) {
+            Err(nix::Error::EINTR) => continue,
+            other => other?,
+        };
+        return Ok(polls.iter().map(|p| p.any().unwrap_or(false)).collect());
+    }
+}
+
+/// Moves up to `max` bytes from a pipe to a file or pipe inside the kernel. 0 is the end.
+pub fn splice(from: &impl AsRawFd, to: &impl AsRawFd, max: usize) -> io::Result<usize> {
+    // SAFETY: both descriptors are open for the length of the call, and null offsets mean "their own position".
+    let n = unsafe {
+        libc::splice(
+            from.as_raw_fd(),
+            std::ptr::null_mut(),
+            to.as_raw_fd(),
+            std::ptr::null_mut(),
+            max,
+            libc::SPLICE_F_MOVE,
+        )
+    };
+    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
+}
+
+/// A larger pipe, for one that carries a lot. Where the user's share of pipe memory is used up, it stays as it is.
+pub fn widen(pipe: &impl AsFd) {
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(1 << 20));
+}
+
+/// Raises the soft limit of open files to the hard one; returns what it was, for workloads to get back.
+pub fn raise_open_files() -> io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(soft)
+}
+
+pub fn set_open_files(soft: u64) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?)
+}
+
+/// Keeps the calling process on one processor.
+pub fn pin_to(cpu: usize) -> io::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(cpu)?;
+    Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?)
+}
+
+/// The processors that a process may run on, as numbers.
+pub fn processors_of(pid: process::Pid) -> io::Result<Vec<usize>> {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(pid.0))?;
+    Ok((0..nix::sched::CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
+}
+
+pub fn set_processors(cpus: &[usize]) -> io::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu)?;
+    }
+    Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?)
+}
+
+/// From here on stdout goes nowhere; whoever read it sees its end.
+pub fn close_stdout() -> io::Result<()> {
+    let nothing = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
+    Ok(nix::unistd::dup2_stdout(nothing)?)
+}
+
+pub fn is_terminal(fd: &impl AsFd) -> bool {
+    nix::unistd::isatty(fd).unwrap_or(false)
+}
+
+pub fn user_id() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}

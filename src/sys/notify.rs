@@ -1,0 +1,45 @@
+//! Waiting for files to change, without looking again and again (inotify).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+pub struct Watcher(Inotify);
+
+impl Watcher {
+    /// Watches what is in these folders.
+    pub fn new(folders: &[&Path]) -> io::Result<Watcher> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        for folder in folders {
+            let what = AddWatchFlags::IN_MODIFY
+                | AddWatchFlags::IN_CREATE
+                | AddWatchFlags::IN_MOVED_TO
+                | AddWatchFlags::IN_DELETE_SELF;
+            inotify.add_watch(*folder, what)?;
+        }
+        Ok(Watcher(inotify))
+    }
+
+    /// Waits for a change, at most so long (-1: for ever).
+    pub fn wait(&self, timeout_ms: i32) -> io::Result<()> {
+        super::wait_readable(&[self.0.as_fd()], timeout_ms)?;
+        self.hush();
+        Ok(())
+    }
+
+    /// Waits for a change, or until `other` can be read.
+    pub fn wait_with(&self, other: Option<&impl AsFd>) -> io::Result<()> {
+        let mut fds: Vec<BorrowedFd> = vec![self.0.as_fd()];
+        fds.extend(other.map(|o| o.as_fd()));
+        super::wait_readable(&fds, -1)?;
+        self.hush();
+        Ok(())
+    }
+
+    /// What changed does not matter: whoever waits looks for itself.
+    fn hush(&self) {
+        while self.0.read_events().is_ok_and(|events| !events.is_empty()) {}
+    }
+}

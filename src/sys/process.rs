@@ -1,0 +1,237 @@
+//! Processes: starting them without forking a large parent, holding them by pidfd, seeing them end.
+//! Invariant: a started workload has default signal dispositions, an empty mask, and exactly three descriptors.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pid(pub i32);
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Exit(i32),
+    Signal(i32),
+}
+
+/// A process held by descriptor: its pid cannot come to mean another while this is open.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: Pid,
+    fd: OwnedFd,
+}
+
+/// Where a new process stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A session of its own.
+    Session,
+    /// A process group: a given one, or (0) one of its own.
+    Group(i32),
+}
+
+/// What to start, and where.
+pub struct Plan<'a> {
+    pub program: &'a Path,
+    pub args: &'a [CString],
+    pub env: &'a [CString],
+    pub folder: Option<&'a Path>,
+    pub stdio: [RawFd; 3],
+    pub place: Place,
+}
+
+impl Process {
+    /// Holds a process that exists, whoever started it.
+    pub fn open(pid: Pid) -> io::Result<Process> {
+        // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.0, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just given us this descriptor (close-on-exec by definition); nobody else owns it.
+        Ok(Process { pid, fd: unsafe { OwnedFd::from_raw_fd(fd as RawFd) } })
+    }
+
+    /// Sends a signal; `false` where the process has ended already.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        // SAFETY: the descriptor is a pidfd that we own; a null siginfo means "as kill would".
+        let r = unsafe {
+            let no_info = std::ptr::null::<libc::siginfo_t>();
+            libc::syscall(libc::SYS_pidfd_send_signal, self.fd.as_raw_fd(), signal as i32, no_info, 0)
+        };
+        match (r, io::Error::last_os_error()) {
+            (0, _) => Ok(true),
+            (_, e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            (_, e) => Err(e),
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.wait_for_end(0)
+    }
+
+    /// Waits until it has ended, at most so long.
+    pub fn wait_for_end(&self, timeout_ms: i32) -> bool {
+        super::wait_readable(&[self.fd.as_fd()], timeout_ms).is_ok_and(|ready| ready[0])
+    }
+
+    /// Takes the ending of a child; `None` while it runs or if it is not ours.
+    pub fn reap(&self) -> Option<Ending> {
+        ending_of(waitid(Id::PIDFd(self.fd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG).ok()?)
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Process {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+fn ending_of(status: WaitStatus) -> Option<Ending> {
+    match status {
+        WaitStatus::Exited(_, code) => Some(Ending::Exit(code)),
+        WaitStatus::Signaled(_, signal, _) => Some(Ending::Signal(signal as i32)),
+        _ => None,
+    }
+}
+
+/// What [`reap_any`] found.
+pub enum Reaped {
+    Child(Pid, Ending),
+    /// Children exist, none has ended.
+    NoneEnded,
+    /// There is no child at all: the tree below a subreaper is empty.
+    NoChildren,
+}
+
+/// Takes the ending of any one child. Only for a host: it owns every child it has, started or inherited.
+pub fn reap_any() -> Reaped {
+    match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+        Err(_) => Reaped::NoChildren,
+        Ok(status) => match (status.pid(), ending_of(status)) {
+            (Some(pid), Some(ending)) => Reaped::Child(Pid(pid.as_raw()), ending),
+            _ => Reaped::NoneEnded,
+        },
+    }
+}
+
+/// Orphans below this process become its children instead of init's.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// One signal to a whole process group: `false` where it has no members.
+pub fn signal_group(group: i32, signal: Signal) -> io::Result<bool> {
+    match nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), signal) {
+        Ok(()) => Ok(true),
+        Err(nix::Error::ESRCH) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A signal to a process that is below us: our child, or found under our own tree a moment ago.
+pub fn signal_descendant(pid: Pid, signal: Signal) {
+    // A process below a subreaper stays until the subreaper reaps it, so its pid cannot have passed to another.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), signal);
+}
+
+/// When a process started, in clock ticks since boot: with its pid, its identity.
+pub fn start_time(pid: Pid) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.0))?;
+    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
+    fields
+        .split(' ')
+        .nth(19)
+        .and_then(|f| f.parse().ok())
+        .ok_or_else(|| io::Error::other("unreadable /proc/<pid>/stat"))
+}
+
+/// This boot of the machine: pids and start times mean something within one boot only.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+pub fn my_pid() -> Pid {
+    Pid(std::process::id() as i32)
+}
+
+/// Leaves the terminal and the session of whoever started us.
+pub fn new_session() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    Ok(())
+}
+
+/// Starts a process. Uses posix_spawn (vfork inside), so the cost does not grow with the parent.
+pub fn start(plan: &Plan) -> io::Result<Pid> {
+    let program = cstring(plan.program.as_os_str())?;
+    let folder = plan.folder.map(|f| cstring(f.as_os_str())).transpose()?;
+    let argv = pointers(plan.args);
+    let envp = pointers(plan.env);
+    let mut pid = 0;
+    // SAFETY: attributes and actions are initialised before use and destroyed after; every pointer handed over
+    // (program, folder, argv, envp) outlives the call; posix_spawn copies what it needs.
+    let code = unsafe {
+        let mut attr = std::mem::zeroed();
+        let mut actions = std::mem::zeroed();
+        libc::posix_spawnattr_init(&mut attr);
+        libc::posix_spawn_file_actions_init(&mut actions);
+        let (flag, group) = match plan.place {
+            Place::Session => (libc::POSIX_SPAWN_SETSID as i32, 0),
+            Place::Group(group) => (libc::POSIX_SPAWN_SETPGROUP, group),
+        };
+        libc::posix_spawnattr_setpgroup(&mut attr, group);
+        let mut all = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::posix_spawnattr_setsigdefault(&mut attr, &all);
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::posix_spawnattr_setsigmask(&mut attr, &none);
+        let flags = flag | libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
+        libc::posix_spawnattr_setflags(&mut attr, flags as libc::c_short);
+        if let Some(folder) = &folder {
+            libc::posix_spawn_file_actions_addchdir_np(&mut actions, folder.as_ptr());
+        }
+        for (target, fd) in plan.stdio.iter().enumerate() {
+            libc::posix_spawn_file_actions_adddup2(&mut actions, *fd, target as i32);
+        }
+        let code = libc::posix_spawn(&mut pid, program.as_ptr(), &actions, &attr, argv.as_ptr(), envp.as_ptr());
+        libc::posix_spawn_file_actions_destroy(&mut actions);
+        libc::posix_spawnattr_destroy(&mut attr);
+        code
+    };
+    if code == 0 { Ok(Pid(pid)) } else { Err(io::Error::from_raw_os_error(code)) }
+}
+
+pub fn cstring(text: impl AsRef<OsStr>) -> io::Result<CString> {
+    CString::new(text.as_ref().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "it has a NUL byte inside"))
+}
+
+fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+    strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
+}
+
+/// Finds a program as a shell would, in the PATH of the environment that it will get.
+pub fn find_program(name: &str, env: &[CString], folder: &Path) -> io::Result<PathBuf> {
+    if name.contains('/') {
+        return Ok(folder.join(name));
+    }
+    let path = env.iter().find_map(|e| e.as_bytes().strip_prefix(b"PATH=")).unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
+    std::env::split_paths(OsStr::from_bytes(path))
+        .map(|dir| folder.join(dir).join(name))
+        .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "command not found"))
+}

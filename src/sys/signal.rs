@@ -1,0 +1,40 @@
+//! Signals as bytes in a pipe, so that the one place that waits hears them like everything else.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+
+/// A stream that becomes readable when one of `signals` arrives. Signals do not queue: one byte may stand for many.
+pub fn doorbell(signals: &[i32]) -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, OwnedFd::from(write.try_clone()?))?;
+    }
+    Ok(read)
+}
+
+/// Takes what rang.
+pub fn hush(bell: &UnixStream) {
+    let mut bytes = [0; 64];
+    while matches!(super::read(bell, &mut bytes), Ok(n) if n > 0) {}
+}
+
+/// Ignores a signal for this process. Workloads get defaults again when they are started.
+pub fn ignore(which: Signal) -> io::Result<()> {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { signal(which, SigHandler::SigIgn) }?;
+    Ok(())
+}
+
+/// Nothing blocked: whoever started us may have left a mask behind.
+pub fn clear_mask() -> io::Result<()> {
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
+/// The signal's name without its "SIG", for people.
+pub fn name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| number.to_string(), |s| s.as_str().trim_start_matches("SIG").to_owned())
+}

@@ -1,0 +1,308 @@
+//! What clients write to `ctl`: a JSON object, or the short form for shells.
+//! Invariant: a parsed request is within every bound of its fields; what is not is refused with the name of the field.
+
+use std::sync::Arc;
+
+use super::check_name;
+use crate::json::Flat;
+use crate::limits;
+use crate::model::{Kind, Options, ReplyTo, Spec, StopMode, Target, TaskId};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    pub to: Option<ReplyTo>,
+    pub op: Op,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    Submit {
+        text: Arc<str>,
+        options: Option<Box<Options>>,
+        waits: bool,
+        agent: Option<Arc<str>>,
+    },
+    Cancel(TaskId),
+    /// The task that this client's request with this tag waits for.
+    CancelRun(Arc<str>),
+    Wait(TaskId),
+    WaitAll,
+    WaitRoom,
+    Task(TaskId),
+    Result(TaskId),
+    Tasks {
+        from: u64,
+        limit: u64,
+    },
+    Status,
+    PoolStart {
+        spec: Box<Spec>,
+        count: u32,
+    },
+    Scale(u32),
+    Restart {
+        agent: Option<Arc<str>>,
+        rolling: bool,
+    },
+    Stop(StopMode),
+}
+
+/// A request that cannot be understood, and whom to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Malformed {
+    pub to: Option<ReplyTo>,
+    pub message: String,
+}
+
+const OPS: &str =
+    "submit, run, cancel, wait, wait-all, wait-room, task, result, tasks, status, pool-start, scale, restart, stop";
+
+pub fn parse(line: &str) -> Result<Request, Malformed> {
+    if line.starts_with('{') {
+        return parse_json(line);
+    }
+    short(line).map(|op| Request { to: None, op }).map_err(|message| Malformed { to: None, message })
+}
+
+/// `submit build the docs`, `cancel 17`: nobody is answered.
+fn short(line: &str) -> Result<Op, String> {
+    let (verb, rest) = super::split_verb(line);
+    match verb {
+        "submit" if rest.is_empty() => Err("submit needs a text".into()),
+        "submit" => Ok(Op::Submit { text: whole(rest)?, options: None, waits: false, agent: None }),
+        "cancel" => {
+            rest.trim().parse().map(|id| Op::Cancel(TaskId(id))).map_err(|_| "cancel needs a task's number".into())
+        }
+        _ => Err(format!("unknown verb \"{}\": submit or cancel, or a JSON request", verb.escape_debug())),
+    }
+}
+
+fn parse_json(line: &str) -> Result<Request, Malformed> {
+    let flat = Flat::parse(line).map_err(|e| Malformed { to: None, message: format!("not a JSON object: {e}") })?;
+    let to = reply_to(&flat).map_err(|message| Malformed { to: None, message })?;
+    match operation(&flat) {
+        Ok(op) => Ok(Request { to, op }),
+        Err(message) => Err(Malformed { to, message }),
+    }
+}
+
+fn reply_to(flat: &Flat) -> Result<Option<ReplyTo>, String> {
+    let Some(name) = flat.str("reply")? else {
+        return Ok(None);
+    };
+    check_name("\"reply\"", &name)?;
+    let tag = flat.raw("tag").unwrap_or("null");
+    if tag.len() > limits::TAG_MAX {
+        return Err(format!("\"tag\" is longer than {} bytes", limits::TAG_MAX));
+    }
+    let watches = flat.bool("watch")?.unwrap_or(false);
+    Ok(Some(ReplyTo { name: name.as_ref().into(), tag: tag.into(), watches }))
+}
+
+fn operation(flat: &Flat) -> Result<Op, String> {
+    let Some(op) = flat.str("op")? else {
+        return Err("\"op\" is missing".into());
+    };
+    let id = || flat.u64("id")?.map(TaskId).ok_or_else(|| format!("\"{op}\" needs an \"id\""));
+    let count = || match flat.u64("n")? {
+        Some(n) if n <= u64::from(limits::AGENTS_MAX) => Ok(n as u32),
+        Some(_) => Err(format!("\"n\" may be at most {}", limits::AGENTS_MAX)),
+        None => Err(format!("\"{op}\" needs \"n\"")),
+    };
+    Ok(match op.as_ref() {
+        "run" => submit(flat, true)?,
+        "submit" => submit(flat, false)?,
+        "cancel" => match flat.raw("run") {
+            Some(tag) => Op::CancelRun(tag.into()),
+            None => Op::Cancel(id()?),
+        },
+        "wait" => Op::Wait(id()?),
+        "wait-all" => Op::WaitAll,
+        "wait-room" => Op::WaitRoom,
+        "task" => Op::Task(id()?),
+        "result" => Op::Result(id()?),
+        "tasks" => Op::Tasks { from: flat.u64("from")?.unwrap_or(0), limit: flat.u64("limit")?.unwrap_or(u64::MAX) },
+        "status" => Op::Status,
+        "pool-start" => Op::PoolStart { spec: Box::new(spec(flat)?), count: count()? },
+        "scale" => Op::Scale(count()?),
+        "restart" => Op::Restart { agent: agent(flat)?, rolling: flat.bool("rolling")?.unwrap_or(false) },
+        "stop" => Op::Stop(stop_mode(flat)?),
+        other => {
+            return Err(format!("unknown \"op\" \"{}\": {OPS}", other.escape_debug()));
+        }
+    })
+}
+
+fn submit(flat: &Flat, waits: bool) -> Result<Op, String> {
+    let Some(text) = flat.str("text")? else {
+        return Err("\"text\" is missing".into());
+    };
+    let text = whole(&text)?;
+    let options = Options {
+        name: named(flat, "name")?,
+        target: labels(flat)?,
+        priority: flat.i64("priority")?.unwrap_or(0).clamp(-1_000_000, 1_000_000) as i32,
+        timeout_us: seconds(flat, "timeout")?,
+        retries: match flat.u64("retries")? {
+            Some(n) if n > u64::from(limits::RETRIES_MAX) => {
+                return Err(format!("\"retries\" may be at most {}", limits::RETRIES_MAX));
+            }
+            other => other.map(|n| n as u32),
+        },
+        surroundings: digest(flat, "surroundings")?,
+    };
+    let plain = options == Options::default();
+    Ok(Op::Submit { text, options: (!plain).then(|| Box::new(options)), waits, agent: agent(flat)? })
+}
+
+/// A text may have many lines; its length is bounded by that of the request's own line.
+fn whole(text: &str) -> Result<Arc<str>, String> {
+    if text.contains('\0') {
+        return Err("the text holds a NUL byte: put it into the context store and send its REF".into());
+    }
+    Ok(text.into())
+}
+
+/// An agent, by number or name.
+fn agent(flat: &Flat) -> Result<Option<Arc<str>>, String> {
+    match (flat.str("agent"), flat.u64("agent")) {
+        (_, Ok(Some(number))) => Ok(Some(number.to_string().into())),
+        (Ok(name), _) => Ok(name.map(|n| n.as_ref().into())),
+        (Err(_), _) => Err("\"agent\" must be a number or a name".into()),
+    }
+}
+
+fn labels(flat: &Flat) -> Result<Target, String> {
+    let mut labels = flat.strings("labels")?;
+    if labels.is_empty() {
+        return Ok(Target::Any);
+    }
+    for label in &labels {
+        check_name("a label", label)?;
+    }
+    labels.sort();
+    labels.dedup();
+    Ok(Target::Labels(labels))
+}
+
+fn spec(flat: &Flat) -> Result<Spec, String> {
+    let kind = flat.str("kind")?.unwrap_or("shell".into());
+    let kind = Kind::parse(&kind).ok_or_else(|| {
+        let known = Kind::ALL.map(Kind::name).join(", ");
+        format!("unknown kind \"{}\": {known}", kind.escape_debug())
+    })?;
+    let command = flat.strings("command")?;
+    match kind {
+        Kind::Shell if !command.is_empty() => {
+            return Err("a shell agent runs the tasks' own commands and takes none".into());
+        }
+        Kind::Lines | Kind::Oneshot if command.is_empty() => {
+            return Err(format!("a {} agent needs a command", kind.name()));
+        }
+        _ => {}
+    }
+    let labels = flat.strings("labels")?;
+    for label in &labels {
+        check_name("a label", label)?;
+    }
+    let prefetch = flat.u64("prefetch")?.unwrap_or(1);
+    if !(1..=u64::from(limits::PREFETCH_MAX)).contains(&prefetch) {
+        return Err(format!("\"prefetch\" must be 1 to {}", limits::PREFETCH_MAX));
+    }
+    let micros = |d: std::time::Duration| d.as_micros() as i64;
+    Ok(Spec {
+        kind,
+        command,
+        labels,
+        name: named(flat, "name")?,
+        surroundings: digest(flat, "surroundings")?,
+        prefetch: prefetch as u32,
+        max_queued: flat.u64("max_queued")?.unwrap_or(limits::QUEUED_MAX),
+        stop_grace_us: seconds(flat, "stop_grace")?.unwrap_or(micros(limits::STOP_GRACE)),
+        start_patience_us: seconds(flat, "start_patience")?.unwrap_or(micros(limits::START_PATIENCE)),
+    })
+}
+
+fn stop_mode(flat: &Flat) -> Result<StopMode, String> {
+    let Some(mode) = flat.str("mode")? else {
+        return Ok(StopMode::Clean);
+    };
+    StopMode::parse(&mode).ok_or_else(|| "\"mode\" must be clean, drain or now".into())
+}
+
+fn named(flat: &Flat, field: &str) -> Result<Option<Arc<str>>, String> {
+    let Some(name) = flat.str(field)? else {
+        return Ok(None);
+    };
+    check_name(&format!("\"{field}\""), &name)?;
+    Ok(Some(name.as_ref().into()))
+}
+
+fn digest(flat: &Flat, field: &str) -> Result<Option<Arc<str>>, String> {
+    match flat.str(field)? {
+        Some(text) if !super::is_digest(&text) => Err(format!("\"{field}\" must be a SHA-256 digest")),
+        other => Ok(other.map(|d| d.as_ref().into())),
+    }
+}
+
+/// A duration in seconds, fractions allowed, as microseconds.
+fn seconds(flat: &Flat, field: &str) -> Result<Option<i64>, String> {
+    match flat.f64(field)? {
+        Some(s) if !(s.is_finite() && s > 0.0 && s < 1e10) => {
+            Err(format!("\"{field}\" must be a number of seconds above 0"))
+        }
+        other => Ok(other.map(|s| (s * 1e6).ceil() as i64)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(line: &str) -> String {
+        parse(line).unwrap_err().message
+    }
+
+    #[test]
+    fn the_short_form() {
+        let Op::Submit { text, waits, .. } = parse("submit build  the docs").unwrap().op else { panic!() };
+        assert_eq!((text.as_ref(), waits), ("build  the docs", false));
+        assert_eq!(parse("cancel 17").unwrap().op, Op::Cancel(TaskId(17)));
+        assert!(refused("frobnicate 2").contains("frobnicate"));
+        assert!(refused("cancel x").contains("number"));
+        assert!(refused("").contains("unknown verb"));
+    }
+
+    #[test]
+    fn a_bad_field_is_named_and_the_asker_is_known() {
+        let bad = parse(r#"{"op":"run","reply":"me","tag":[1],"text":"x","timeout":-1}"#).unwrap_err();
+        assert_eq!(bad.to.unwrap().tag.as_ref(), "[1]");
+        assert!(bad.message.contains("timeout"));
+        for (line, word) in [
+            (r#"{"op":"run"}"#, "text"),
+            (r#"{"op":"zap"}"#, "zap"),
+            (r#"{"text":"x"}"#, "op"),
+            (r#"{"op":"run","text":"x","reply":"../x"}"#, "reply"),
+            (r#"{"op":"run","text":"x","labels":"rust"}"#, "labels"),
+            (r#"{"op":"run","text":5}"#, "text"),
+            (r#"{"op":"scale"}"#, "n"),
+            (r#"{"op":"scale","n":99999}"#, "at most"),
+            (r#"{"op":"pool-start","n":1,"kind":"lines"}"#, "command"),
+            (r#"{"op":"run","text":"x"#, "JSON"),
+        ] {
+            assert!(refused(line).contains(word), "{line}: {}", refused(line));
+        }
+    }
+
+    #[test]
+    fn options_are_absent_where_nothing_was_said() {
+        let Op::Submit { options, agent, .. } = parse(r#"{"op":"submit","text":"x"}"#).unwrap().op else { panic!() };
+        assert_eq!((options, agent), (None, None));
+        let line = r#"{"op":"submit","text":"x","agent":2,"timeout":1.5,"labels":["b","a"]}"#;
+        let Op::Submit { options, agent, .. } = parse(line).unwrap().op else { panic!() };
+        let options = options.unwrap();
+        assert_eq!(agent.as_deref(), Some("2"));
+        assert_eq!(options.timeout_us, Some(1_500_000));
+        assert_eq!(options.target, Target::Labels(vec!["a".into(), "b".into()]));
+    }
+}
