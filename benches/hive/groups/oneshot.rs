@@ -16,7 +16,7 @@ use crate::runner::{Config, Goal, Group, Pair, Sampler};
 
 pub const GROUP: Group = Group {
     name: "oneshot",
-    about: "a task for a warm oneshot agent, one core; peer: the program started for it; \
+    about: "a task for a warm oneshot agent; peer: the program started for it; \
             floor: four hops and a program that already waits on its input",
     pairs,
 };
@@ -28,6 +28,7 @@ struct Subject {
     arguments: &'static [&'static str],
     /// Long enough for the next process to be started and quiet again; both sides rest alike between samples.
     rest: Duration,
+    shown_unpinned: bool,
 }
 
 const TEXT: [u8; RECORD] = [b'x'; RECORD];
@@ -37,33 +38,56 @@ fn pairs(config: &Config) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for subject in subjects().into_iter().map(Rc::new) {
         let count = if subject.rest > Duration::from_millis(50) { samples.1 } else { samples.0 };
-        let [hive_1, hive_2, cold, waiting] = [(); 4].map(|()| Rc::clone(&subject));
-        pairs.push(
-            Pair::new(format!("{}: warm, against a start", subject.label), "us", Goal::SpeedUp(None), move || {
-                hive(&hive_1, count)
-            })
-            .against(move || cold_start(&cold, count)),
-        );
-        let goal = Goal::Cost { p50: 1.5, p99: None };
-        pairs.push(
-            Pair::new(format!("{}: warm, against one that waits", subject.label), "us", goal, move || {
-                hive(&hive_2, count)
-            })
-            .against(move || already_waiting(&waiting, count)),
-        );
+        pairs.push(against_a_start(&subject, Placement::OneCore, count));
+        pairs.push(against_one_that_waits(&subject, Placement::OneCore, count));
+        if subject.shown_unpinned {
+            // The next process may be started on the other core meanwhile.
+            pairs.push(against_a_start(&subject, Placement::Unpinned, count));
+            pairs.push(against_one_that_waits(&subject, Placement::Unpinned, count));
+        }
     }
     pairs
+}
+
+fn against_a_start(subject: &Rc<Subject>, placement: Placement, samples: usize) -> Pair {
+    let name = format!("{}: warm, against a start, {}", subject.label, placement.label());
+    let [ours, cold] = [(); 2].map(|()| Rc::clone(subject));
+    Pair::new(name, "us", Goal::SpeedUp(None), move || hive(&ours, placement, samples))
+        .against(move || cold_start(&cold, placement, samples))
+}
+
+fn against_one_that_waits(subject: &Rc<Subject>, placement: Placement, samples: usize) -> Pair {
+    let name = format!("{}: warm, against waiting, {}", subject.label, placement.label());
+    let goal = match placement {
+        Placement::OneCore => Goal::Cost { p50: 1.5, p99: None },
+        Placement::Unpinned => Goal::None,
+    };
+    let [ours, waiting] = [(); 2].map(|()| Rc::clone(subject));
+    Pair::new(name, "us", goal, move || hive(&ours, placement, samples))
+        .against(move || already_waiting(&waiting, placement, samples))
 }
 
 fn subjects() -> Vec<Subject> {
     let short = Duration::from_millis(20);
     let mut subjects = vec![
-        Subject { label: "cat", path: "/bin/cat".into(), arguments: &[], rest: short },
-        Subject { label: "sh -c cat", path: "/bin/sh".into(), arguments: &["-c", "cat"], rest: short },
+        Subject { label: "cat", path: "/bin/cat".into(), arguments: &[], rest: short, shown_unpinned: true },
+        Subject {
+            label: "sh -c cat",
+            path: "/bin/sh".into(),
+            arguments: &["-c", "cat"],
+            rest: short,
+            shown_unpinned: false,
+        },
     ];
     if let Some(path) = python() {
         let arguments = &["-c", "import sys; sys.stdout.write(sys.stdin.read())"];
-        subjects.push(Subject { label: "python3", path, arguments, rest: Duration::from_millis(150) });
+        subjects.push(Subject {
+            label: "python3",
+            path,
+            arguments,
+            rest: Duration::from_millis(150),
+            shown_unpinned: false,
+        });
     }
     subjects
 }
@@ -75,8 +99,8 @@ fn python() -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
-fn hive(subject: &Rc<Subject>, samples: usize) -> Result<Sampler> {
-    let _placed = Placement::OneCore.enter()?;
+fn hive(subject: &Rc<Subject>, placement: Placement, samples: usize) -> Result<Sampler> {
+    let _placed = placement.enter()?;
     let path = subject.path.to_string_lossy();
     let mut arguments = vec!["-n", "1", "--kind", "oneshot", "--", &path];
     arguments.extend_from_slice(subject.arguments);
@@ -85,7 +109,7 @@ fn hive(subject: &Rc<Subject>, samples: usize) -> Result<Sampler> {
     let rest = subject.rest;
     Ok(Box::new(move || {
         let _hive = &hive;
-        let _placed = Placement::OneCore.enter()?;
+        let _placed = placement.enter()?;
         client.round_trip()?;
         (0..samples)
             .map(|_| {
@@ -96,10 +120,10 @@ fn hive(subject: &Rc<Subject>, samples: usize) -> Result<Sampler> {
     }))
 }
 
-fn cold_start(subject: &Rc<Subject>, samples: usize) -> Result<Sampler> {
+fn cold_start(subject: &Rc<Subject>, placement: Placement, samples: usize) -> Result<Sampler> {
     let program = Program::new(&subject.path, subject.arguments)?;
     Ok(Box::new(move || {
-        let _placed = Placement::OneCore.enter()?;
+        let _placed = placement.enter()?;
         whole_answer(program.start_piped()?)?;
         (0..samples)
             .map(|_| {
@@ -111,13 +135,13 @@ fn cold_start(subject: &Rc<Subject>, samples: usize) -> Result<Sampler> {
     }))
 }
 
-fn already_waiting(subject: &Rc<Subject>, samples: usize) -> Result<Sampler> {
-    let _placed = Placement::OneCore.enter()?;
+fn already_waiting(subject: &Rc<Subject>, placement: Placement, samples: usize) -> Result<Sampler> {
+    let _placed = placement.enter()?;
     let program = Program::new(&subject.path, subject.arguments)?;
     let relay = Relay::start()?;
     let rest = subject.rest;
     Ok(Box::new(move || {
-        let _placed = Placement::OneCore.enter()?;
+        let _placed = placement.enter()?;
         (0..samples)
             .map(|_| {
                 let waiting = program.start_piped()?;
