@@ -1,0 +1,28 @@
+//! Real processes: every test starts the built `hivectl` in folders of its own, and leaves nothing behind.
+//! A module a subject; a test is named by the behaviour it shows.
+
+mod harness;
+
+mod cases {
+    //! What hive does, subject by subject.
+
+    mod badinput;
+    mod cancel;
+    mod containment;
+    mod hosts;
+    mod kits;
+    mod lines;
+    mod logs;
+    mod oneshot;
+    mod outcomes;
+    mod recovery;
+    mod rules;
+    mod run;
+    mod scale;
+    mod start;
+    mod status;
+    mod stop;
+    mod submit;
+    mod surroundings;
+    mod wire;
+}
