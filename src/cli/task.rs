@@ -123,7 +123,7 @@ fn from_log(call: &Call, id: u64, write: fn(&mut Vec<u8>, &str, &crate::model::T
     let folder = call.folders.events();
     let segments = log::segments(&folder).map_err(|e| Error::os(format!("cannot list {}", folder.display()), e))?;
     let mut state = State::default();
-    let mut about = |stamp: Stamp, event: &Event| {
+    let mut about = |stamp: Stamp, event: Event| {
         let at = crate::model::Now { mono: stamp.wall, wall: stamp.wall };
         match event {
             Event::Submitted { task, .. } | Event::Ended { task, .. } if task.0 == id => replay(&mut state, at, event),
@@ -135,7 +135,7 @@ fn from_log(call: &Call, id: u64, write: fn(&mut Vec<u8>, &str, &crate::model::T
         let bytes = std::fs::read(&path).map_err(|e| Error::os(format!("cannot read {}", path.display()), e))?;
         log::scan_lines_with(&bytes, needle.as_bytes(), &mut about);
     }
-    let Some(task) = state.tasks.get(&TaskId(id)) else {
+    let Some(task) = state.tasks.get(TaskId(id)) else {
         return Err(Error::new(Code::NoSuchTask, format!("no task {id} in the log at {}", folder.display())));
     };
     let mut out = Vec::new();

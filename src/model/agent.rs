@@ -1,9 +1,11 @@
-//! An agent: a numbered place, what runs there, and what it is doing.
+//! An agent: a numbered place, what runs there, and what it is doing; and how events change that.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{AgentId, Generation, Now, TaskId};
+use super::event::{Loss, Then};
+use super::{AgentId, Deadline, Effect, Generation, Now, State, TaskId};
+use crate::limits;
 
 /// What an agent's workload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -165,5 +167,137 @@ impl Agent {
             Phase::Backoff { reason, .. } | Phase::Parked { reason } => Some(reason),
             Phase::Starting { .. } | Phase::Ready { .. } | Phase::Leaving => None,
         }
+    }
+}
+
+impl State {
+    pub(super) fn with_agent(&mut self, id: AgentId, change: impl FnOnce(&mut Agent)) {
+        let Some(agent) = self.agents.get_mut(&id) else {
+            return;
+        };
+        change(agent);
+        self.find_room(id);
+    }
+
+    /// Puts the agent among those that can take a task, or takes it out. One that holds several is filled up again only
+    /// when it is down to half, so that it is woken once for many tasks.
+    pub(super) fn find_room(&mut self, id: AgentId) {
+        let Some(agent) = self.agents.get(&id) else { return };
+        let held = agent.held.len() as u32;
+        let capacity = agent.capacity();
+        let takes = agent.is_ready() && agent.retire.is_none();
+        let key = (held, id);
+        if takes && held <= capacity / 2 && held < capacity {
+            self.room.insert(key);
+        } else if !takes || held >= capacity {
+            self.room.remove(&key);
+        }
+    }
+
+    pub(super) fn expect_ready(&mut self, at: Now, id: AgentId) {
+        let Some(patience) = self.agents.get(&id).map(|a| a.spec.start_patience_us) else {
+            return;
+        };
+        self.deadlines.insert((at.mono + patience, Deadline::Start(id)));
+    }
+
+    pub(super) fn clear_agent_deadlines(&mut self, id: AgentId) {
+        self.deadlines.retain(|(_, what)| *what != Deadline::Start(id) && *what != Deadline::Restart(id));
+    }
+
+    pub(super) fn agent_added(&mut self, at: Now, id: AgentId, out: &mut Vec<Effect>) {
+        self.agents.insert(id, Agent::new(id, self.spec.clone(), at));
+        self.expect_ready(at, id);
+        out.push(Effect::SpawnHost { agent: id, generation: Generation(1) });
+    }
+
+    pub(super) fn agent_ready(
+        &mut self,
+        at: Now,
+        id: AgentId,
+        workload: i32,
+        abilities: Vec<String>,
+        labels: Vec<String>,
+    ) {
+        self.clear_agent_deadlines(id);
+        self.with_agent(id, |agent| {
+            agent.phase = Phase::Ready { workload };
+            agent.since = at;
+            agent.abilities = abilities;
+            agent.labels = agent.spec.labels.iter().cloned().chain(labels).collect();
+        });
+    }
+
+    pub(super) fn agent_lost(&mut self, at: Now, id: AgentId, loss: Loss, then: Then, out: &mut Vec<Effect>) {
+        self.clear_agent_deadlines(id);
+        if loss.host {
+            out.push(Effect::CleanUp { agent: id });
+        }
+        let reason = loss.in_words();
+        let until = at.mono + if let Then::Retry(after) = then { after } else { 0 };
+        self.with_agent(id, |agent| {
+            agent.since = at;
+            if loss.host {
+                agent.host = None;
+            }
+            match then {
+                Then::Retry(_) | Then::Park => {
+                    agent.deaths.push_back(at.mono);
+                    let oldest = at.mono - limits::DEATHS_WINDOW.as_micros() as i64;
+                    agent.deaths.retain(|death| *death >= oldest);
+                }
+                Then::Again | Then::Remove => {}
+            }
+            agent.phase = match then {
+                Then::Park => Phase::Parked { reason },
+                Then::Retry(_) | Then::Again => Phase::Backoff { until, reason },
+                Then::Remove => Phase::Leaving,
+            };
+        });
+        match then {
+            Then::Retry(_) | Then::Again => drop(self.deadlines.insert((until, Deadline::Restart(id)))),
+            Then::Park => self.tell_settled(out),
+            Then::Remove => {}
+        }
+    }
+
+    pub(super) fn agent_retiring(&mut self, id: AgentId, remove: bool) {
+        self.rolling.retain(|rolling| *rolling != id);
+        if self.agents.contains_key(&id) {
+            self.retiring.insert(id);
+        }
+        self.with_agent(id, |a| a.retire = Some(if remove { Retire::Remove } else { Retire::Restart }));
+    }
+
+    pub(super) fn agent_restarting(&mut self, at: Now, id: AgentId, generation: Generation, out: &mut Vec<Effect>) {
+        self.clear_agent_deadlines(id);
+        let spec = self.spec.clone();
+        let mut hosted = false;
+        self.with_agent(id, |agent| {
+            hosted = agent.host.is_some();
+            agent.phase = Phase::Starting { overdue: false };
+            agent.since = at;
+            agent.generation = generation;
+            agent.restarts += 1;
+            agent.retire = None;
+            if !hosted {
+                agent.spec = spec;
+            }
+        });
+        self.retiring.remove(&id);
+        self.expect_ready(at, id);
+        out.push(match hosted {
+            true => Effect::StartWorkload { agent: id, generation },
+            false => Effect::SpawnHost { agent: id, generation },
+        });
+    }
+
+    pub(super) fn agent_removed(&mut self, id: AgentId, out: &mut Vec<Effect>) {
+        self.clear_agent_deadlines(id);
+        self.retiring.remove(&id);
+        if let Some(agent) = self.agents.remove(&id) {
+            self.room.remove(&(agent.held.len() as u32, id));
+        }
+        self.tell_settled(out);
     }
 }

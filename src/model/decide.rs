@@ -169,11 +169,11 @@ pub fn decide(state: &State, now: Now, input: Input, out: &mut Vec<Event>) -> De
         }
         Input::Failed { agent, task, reason } => {
             held(state, agent, task)?;
-            let verdict = match state.tasks[&task].ending() {
+            let verdict = match state.tasks[task].ending() {
                 Some(Ending::Cancel) => Verdict::Cancelled,
                 Some(Ending::Timeout) | None => Verdict::Failed,
             };
-            let timed_out = state.tasks[&task].ending() == Some(Ending::Timeout);
+            let timed_out = state.tasks[task].ending() == Some(Ending::Timeout);
             end(state, task, Ended { timed_out, ..Ended::because(verdict, reason) }, out);
             Ok(())
         }
@@ -184,7 +184,7 @@ pub fn decide(state: &State, now: Now, input: Input, out: &mut Vec<Event>) -> De
         }
         Input::Progress { agent, task, percent, text } => {
             held(state, agent, task)?;
-            if state.tasks[&task].percent != Some(percent) || !text.is_empty() {
+            if state.tasks[task].percent != Some(percent) || !text.is_empty() {
                 out.push(Event::Progress { task, percent, text });
             }
             Ok(())
@@ -400,7 +400,7 @@ fn accept(state: &State, submit: Submit, out: &mut Vec<Event>) -> Decision {
 }
 
 fn cancel(state: &State, id: TaskId, out: &mut Vec<Event>) -> Decision {
-    let Some(task) = state.tasks.get(&id) else {
+    let Some(task) = state.tasks.get(id) else {
         return unknown_task(state, id);
     };
     match &task.state {
@@ -427,7 +427,7 @@ pub fn unknown_task(state: &State, id: TaskId) -> Decision {
 
 fn wait(state: &State, what: WaitFor, to: ReplyTo, out: &mut Vec<Event>) -> Decision {
     match what {
-        WaitFor::Task(task) if state.tasks.contains_key(&task) => out.push(Event::Awaited { task, to }),
+        WaitFor::Task(task) if state.tasks.get(task).is_some() => out.push(Event::Awaited { task, to }),
         WaitFor::Task(task) => return unknown_task(state, task),
         WaitFor::All => out.push(Event::AwaitedAll { to }),
         WaitFor::Room => out.push(Event::AwaitedRoom { to }),
@@ -437,14 +437,14 @@ fn wait(state: &State, what: WaitFor, to: ReplyTo, out: &mut Vec<Event>) -> Deci
 }
 
 fn end(state: &State, id: TaskId, mut ended: Ended, out: &mut Vec<Event>) {
-    let task = &state.tasks[&id];
+    let task = &state.tasks[id];
     ended.agent = task.agent();
     ended.attempt = task.attempts;
     out.push(Event::Ended { task: id, ended: Box::new(ended) });
 }
 
 fn exited(state: &State, agent: AgentId, id: TaskId, how: Exited, out: &mut Vec<Event>) {
-    let task = &state.tasks[&id];
+    let task = &state.tasks[id];
     let Exited { exit, signal, by_host, failure, result, unterminated, bytes, log } = how;
     let succeeded = exit == Some(0);
     let (verdict, reason, timed_out) = match (by_host, task.ending()) {
@@ -504,14 +504,11 @@ fn down(
         _ if stopping => Then::Remove,
         Some(Retire::Remove) => Then::Remove,
         Some(Retire::Restart) => Then::Again,
-        None if agent.held.front().is_some_and(|t| state.tasks[t].ending().is_some()) => Then::Again,
+        None if agent.held.front().is_some_and(|t| state.tasks[*t].ending().is_some()) => Then::Again,
         None if dead_already => Then::Again,
         None => after_death(agent, now.mono),
     };
-    let cause = match loss.stderr.trim() {
-        "" => loss.cause.clone(),
-        stderr => format!("{}: {stderr}", loss.cause).into(),
-    };
+    let cause = loss.in_words();
     out.push(Event::Lost { agent: id, generation, loss, then });
     for task in agent.held.iter().rev() {
         let died = if leaving { PutBack::Stopped } else { PutBack::AgentDied };
@@ -533,7 +530,7 @@ fn after_death(agent: &Agent, mono: i64) -> Then {
 
 /// A task that has killed as many agents as it may fails for good, with the evidence.
 fn put_back_or_fail(state: &State, id: TaskId, why: PutBack, cause: &Arc<str>, out: &mut Vec<Event>) {
-    let task = &state.tasks[&id];
+    let task = &state.tasks[id];
     let running = matches!(task.state, TaskState::Running { .. });
     if running && why == PutBack::AgentDied && task.ending().is_none() && task.deaths >= task.retries() {
         let times = task.deaths + 1;
@@ -546,7 +543,7 @@ fn put_back_or_fail(state: &State, id: TaskId, why: PutBack, cause: &Arc<str>, o
 
 /// A task whose agent is gone waits again, unless it was told to end: then it has.
 fn put_back_or_end(state: &State, id: TaskId, why: PutBack, out: &mut Vec<Event>) {
-    let task = &state.tasks[&id];
+    let task = &state.tasks[id];
     let running = matches!(task.state, TaskState::Running { .. });
     match task.ending() {
         Some(Ending::Cancel) => end(state, id, Ended::because(Verdict::Cancelled, "cancelled while it ran"), out),

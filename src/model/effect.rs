@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AgentId, Generation, ReplyTo, StopMode, TaskId};
+use super::{AgentId, Counts, Generation, ReplyTo, StopMode, TaskId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
@@ -60,11 +60,7 @@ pub enum Body {
     Accepted(TaskId),
     /// The task has ended: read it from the state.
     Ended(TaskId),
-    AllEnded {
-        done: u64,
-        failed: u64,
-        cancelled: u64,
-    },
+    AllEnded(Counts),
     Room,
     /// Every agent is ready or parked.
     Settled,

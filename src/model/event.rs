@@ -161,6 +161,16 @@ pub struct Loss {
     pub stderr: Arc<str>,
 }
 
+impl Loss {
+    /// The cause, and what it said itself.
+    pub fn in_words(&self) -> Arc<str> {
+        match self.stderr.trim() {
+            "" => self.cause.clone(),
+            stderr => format!("{}: {stderr}", self.cause).into(),
+        }
+    }
+}
+
 /// What follows a loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Then {

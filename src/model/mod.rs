@@ -10,6 +10,7 @@ mod effect;
 mod event;
 mod queue;
 mod task;
+mod tasks;
 
 pub use agent::{Agent, HostId, Kind, Phase, Retire, Spec};
 pub use apply::replay;
@@ -18,8 +19,9 @@ pub use effect::{Body, Effect};
 pub use event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
 pub use queue::Target;
 pub use task::{Ending, Options, ReplyTo, Task, TaskState};
+pub use tasks::Tasks;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -100,9 +102,8 @@ pub struct AllWait {
     pub to: ReplyTo,
     pub last: TaskId,
     pub left: u64,
-    pub done: u64,
-    pub failed: u64,
-    pub cancelled: u64,
+    /// How those that ended since then did.
+    pub ended: Counts,
 }
 
 /// How many tasks there are of each sort. `done`, `failed` and `cancelled` count since the log began.
@@ -116,6 +117,14 @@ pub struct Counts {
 }
 
 impl Counts {
+    fn count(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Done => self.done += 1,
+            Verdict::Failed => self.failed += 1,
+            Verdict::Cancelled => self.cancelled += 1,
+        }
+    }
+
     pub fn live(&self) -> u64 {
         self.queued + self.running
     }
@@ -128,7 +137,7 @@ pub struct State {
     /// What `pool start` asked for; new agents are made from it.
     pub spec: Arc<Spec>,
     pub agents: BTreeMap<AgentId, Agent>,
-    pub tasks: HashMap<TaskId, Task, IdHash>,
+    pub tasks: Tasks,
     /// Ended tasks that are still remembered, oldest first, and what they take.
     pub ended: VecDeque<TaskId>,
     pub ended_bytes: usize,

@@ -1,10 +1,12 @@
-//! A task: what is to be done, and where it stands.
+//! A task: what is to be done, and where it stands; and how events change that.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::event::Ended;
+use super::event::{Ended, PutBack};
 use super::queue::Target;
-use super::{AgentId, Now, TaskId};
+use super::{AgentId, Body, Counts, Deadline, Effect, Kind, Now, State, TaskId};
+use crate::limits;
 
 /// A client's request that is still to be answered: the reply FIFO's name, and the tag as raw JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,9 @@ pub struct Task {
     /// Agents that died under it.
     pub deaths: u32,
     pub percent: Option<u8>,
+    /// Whose `run` this is.
+    pub asker: Option<ReplyTo>,
+    /// Who else waits for its end.
     pub waiting: Vec<ReplyTo>,
 }
 
@@ -71,7 +76,22 @@ impl Task {
     /// What it takes to remember it, roughly.
     pub fn size(&self) -> usize {
         let result = self.ended().and_then(|e| e.result.as_ref()).map_or(0, |r| r.len());
-        crate::limits::ENDED_OVERHEAD + self.text.len() + result
+        limits::ENDED_OVERHEAD + self.text.len() + result
+    }
+
+    /// Everybody who waits for its end.
+    pub fn waiters(&self) -> impl Iterator<Item = &ReplyTo> {
+        self.asker.iter().chain(&self.waiting)
+    }
+
+    /// Takes them: they are answered now.
+    pub(super) fn take_waiters(&mut self) -> impl Iterator<Item = ReplyTo> + use<> {
+        self.asker.take().into_iter().chain(std::mem::take(&mut self.waiting))
+    }
+
+    pub(super) fn tell_watchers(&self, out: &mut Vec<Effect>) {
+        let watchers = self.waiters().filter(|to| to.watches);
+        out.extend(watchers.map(|to| Effect::Answer { to: to.clone(), body: Body::Watch(self.id) }));
     }
 
     pub fn target(&self) -> Target {
@@ -87,7 +107,7 @@ impl Task {
     }
 
     pub fn retries(&self) -> u32 {
-        self.options.as_ref().and_then(|o| o.retries).unwrap_or(crate::limits::RETRIES_DEFAULT)
+        self.options.as_ref().and_then(|o| o.retries).unwrap_or(limits::RETRIES_DEFAULT)
     }
 
     pub fn name(&self) -> Option<&Arc<str>> {
@@ -125,6 +145,209 @@ impl Task {
             TaskState::Queued | TaskState::Held { .. } => "queued",
             TaskState::Running { .. } => "running",
             TaskState::Ended(ended) => ended.verdict.name(),
+        }
+    }
+}
+
+impl State {
+    #[allow(clippy::too_many_arguments, reason = "the fields of one event")]
+    pub(super) fn submitted(
+        &mut self,
+        at: Now,
+        id: TaskId,
+        text: Arc<str>,
+        mut options: Option<Box<Options>>,
+        to: Option<ReplyTo>,
+        waits: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(name) = options.as_mut().and_then(|o| o.surroundings.as_mut()) {
+            match self.surroundings.get(name) {
+                Some(shared) => *name = shared.clone(),
+                None => drop(self.surroundings.insert(name.clone())),
+            }
+        }
+        let (asker, submitter) = if waits { (to, None) } else { (None, to) };
+        out.extend(submitter.map(|to| Effect::Answer { to, body: Body::Accepted(id) }));
+        let task = Task {
+            id,
+            text,
+            options,
+            state: TaskState::Queued,
+            submitted: at.wall,
+            attempts: 0,
+            deaths: 0,
+            percent: None,
+            asker,
+            waiting: Vec::new(),
+        };
+        task.tell_watchers(out);
+        self.last_task = id;
+        self.counts.queued += 1;
+        self.queue.add(task.target(), task.priority(), id);
+        self.tasks.insert(task);
+    }
+
+    pub(super) fn assigned(&mut self, at: Now, id: TaskId, to: AgentId, out: &mut Vec<Effect>) {
+        let (Some(task), Some(agent)) = (self.tasks.get_mut(id), self.agents.get_mut(&to)) else { return };
+        self.queue.remove(&task.target(), task.priority(), id);
+        let before = agent.held.len() as u32;
+        agent.held.push_back(id);
+        self.room.remove(&(before, to));
+        if before + 1 < agent.capacity() {
+            self.room.insert((before + 1, to));
+        }
+        task.state = TaskState::Held { agent: to, ending: None };
+        out.push(Effect::SendTask {
+            agent: to,
+            task: id,
+            attempt: task.attempts + 1,
+            text: task.text.clone(),
+            surroundings: task.surroundings().filter(|_| agent.spec.kind.is_hosted()).cloned(),
+        });
+        if before == 0 {
+            agent.since = at;
+            task.begin(at, &mut self.counts, &mut self.deadlines);
+        }
+        task.tell_watchers(out);
+        self.tell_room(out);
+    }
+
+    /// A task has left its agent, whatever becomes of it; the next one begins.
+    fn released(&mut self, at: Now, id: TaskId, holder: AgentId, out: &mut Vec<Effect>) {
+        let Some(agent) = self.agents.get_mut(&holder) else { return };
+        self.room.remove(&(agent.held.len() as u32, holder));
+        let was_first = agent.held.front() == Some(&id);
+        if was_first {
+            agent.held.pop_front();
+        } else {
+            agent.held.retain(|held| *held != id);
+        }
+        agent.since = at;
+        // A dead agent's tasks are all put back: none of them begins.
+        let next = agent.held.front().copied().filter(|_| was_first && agent.is_ready());
+        if let Some(next) = next.and_then(|next| self.tasks.get_mut(next)) {
+            next.begin(at, &mut self.counts, &mut self.deadlines);
+            if next.ending().is_some() {
+                out.push(Effect::EndTask { agent: holder, task: next.id });
+            }
+        }
+        self.find_room(holder);
+    }
+
+    pub(super) fn ending(&mut self, at: Now, id: TaskId, why: Ending, out: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        task.forget_deadlines(&mut self.deadlines);
+        match &mut task.state {
+            TaskState::Held { ending, .. } => *ending = Some(why),
+            TaskState::Running { ending, agent, .. } => {
+                *ending = Some(why);
+                let agent = *agent;
+                let cooperative = self.agents.get(&agent).is_some_and(|a| a.spec.kind == Kind::Lines);
+                if cooperative {
+                    // It is asked first; what a host runs is ended by the host, which asks by TERM.
+                    out.push(Effect::SendCancel { agent, task: id });
+                    let at = at.mono + limits::CANCEL_GRACE.as_micros() as i64;
+                    self.deadlines.insert((at, Deadline::Escalate(id)));
+                } else {
+                    out.push(Effect::EndTask { agent, task: id });
+                }
+            }
+            TaskState::Queued | TaskState::Ended(_) => {}
+        }
+    }
+
+    pub(super) fn end_by_force(&mut self, id: TaskId, out: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get(id) else { return };
+        task.forget_deadlines(&mut self.deadlines);
+        out.extend(task.agent().map(|agent| Effect::EndTask { agent, task: id }));
+    }
+
+    pub(super) fn put_back(&mut self, at: Now, id: TaskId, why: PutBack, out: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        task.forget_deadlines(&mut self.deadlines);
+        let holder = match std::mem::replace(&mut task.state, TaskState::Queued) {
+            TaskState::Running { agent, .. } => {
+                self.counts.running -= 1;
+                self.counts.queued += 1;
+                agent
+            }
+            TaskState::Held { agent, .. } => agent,
+            other @ (TaskState::Queued | TaskState::Ended(_)) => {
+                task.state = other;
+                return;
+            }
+        };
+        task.percent = None;
+        task.deaths += u32::from(why == PutBack::AgentDied);
+        self.queue.add(task.target(), task.priority(), id);
+        task.tell_watchers(out);
+        self.released(at, id, holder, out);
+    }
+
+    pub(super) fn ended(&mut self, at: Now, id: TaskId, mut ended: Box<Ended>, out: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        let verdict = ended.verdict;
+        let holder = match task.state {
+            TaskState::Running { agent, since, .. } => {
+                self.counts.running -= 1;
+                ended.started = Some(since.wall);
+                Some(agent)
+            }
+            TaskState::Held { agent, .. } => {
+                self.counts.queued -= 1;
+                Some(agent)
+            }
+            TaskState::Queued => {
+                self.counts.queued -= 1;
+                self.queue.remove(&task.target(), task.priority(), id);
+                None
+            }
+            TaskState::Ended(_) => return,
+        };
+        task.forget_deadlines(&mut self.deadlines);
+        ended.at = at.wall;
+        task.state = TaskState::Ended(ended);
+        out.extend(task.take_waiters().map(|to| Effect::Answer { to, body: Body::Ended(id) }));
+        self.ended.push_back(id);
+        self.ended_bytes += task.size();
+        self.counts.count(verdict);
+        if let Some(holder) = holder {
+            self.released(at, id, holder, out);
+        }
+        self.tell_all_waits(id, verdict, out);
+        self.tell_room(out);
+        self.forget_oldest();
+    }
+
+    /// Ended tasks are remembered within a bound; older ones are in the log.
+    fn forget_oldest(&mut self) {
+        while self.ended_bytes > limits::ENDED_BYTES_MAX {
+            let Some(task) = self.ended.pop_front().and_then(|id| self.tasks.remove(id)) else { return };
+            self.ended_bytes -= task.size();
+        }
+    }
+}
+
+impl Task {
+    /// It comes to the head of its agent: now it runs.
+    fn begin(&mut self, at: Now, counts: &mut Counts, deadlines: &mut BTreeSet<(i64, Deadline)>) {
+        let TaskState::Held { agent, ending } = self.state else { return };
+        self.state = TaskState::Running { agent, since: at, ending };
+        self.attempts += 1;
+        counts.queued -= 1;
+        counts.running += 1;
+        if let (Some(timeout), None) = (self.timeout_us(), ending) {
+            deadlines.insert((at.mono + timeout, Deadline::Timeout(self.id)));
+        }
+    }
+
+    fn forget_deadlines(&self, deadlines: &mut BTreeSet<(i64, Deadline)>) {
+        let TaskState::Running { since, ending, .. } = self.state else { return };
+        if ending.is_some() {
+            deadlines.retain(|(_, what)| *what != Deadline::Escalate(self.id));
+        } else if let Some(timeout) = self.timeout_us() {
+            deadlines.remove(&(since.mono + timeout, Deadline::Timeout(self.id)));
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct Torn {
 
 impl Log {
     /// Opens for appending, after handing every record to `each`.
-    pub fn open(folder: &Path, mut each: impl FnMut(Stamp, &Event)) -> Result<Opened> {
+    pub fn open(folder: &Path, mut each: impl FnMut(Stamp, Event)) -> Result<Opened> {
         let segments = segments(folder).map_err(|e| Error::os(format!("cannot list {}", folder.display()), e))?;
         let (mut last, mut term, mut cut) = (Seq(0), Term(0), None);
         for (n, path) in segments.iter().enumerate() {
@@ -124,14 +124,14 @@ pub fn first_seq(segment: &Path) -> Seq {
 }
 
 /// Hands on every record of one segment. Returns the length of the good part; what follows it is a torn tail.
-pub fn scan(path: &Path, bytes: &[u8], mut last: Seq, mut each: impl FnMut(Stamp, &Event)) -> Result<usize> {
+pub fn scan(path: &Path, bytes: &[u8], mut last: Seq, mut each: impl FnMut(Stamp, Event)) -> Result<usize> {
     let mut at = 0;
     while at < bytes.len() {
         let end = bytes[at..].iter().position(|b| *b == b'\n').map(|n| at + n);
         let fault = match end.map(|end| record::decode(&bytes[at..end])) {
             Some(Ok((stamp, event))) if stamp.seq.0 == last.0 + 1 => {
                 last = stamp.seq;
-                each(stamp, &event);
+                each(stamp, event);
                 at = end.unwrap_or(bytes.len()) + 1;
                 continue;
             }
@@ -158,11 +158,11 @@ pub fn scan(path: &Path, bytes: &[u8], mut last: Seq, mut each: impl FnMut(Stamp
 }
 
 /// Hands on the records of those lines that contain `needle`: a search, not a check.
-pub fn scan_lines_with(bytes: &[u8], needle: &[u8], each: &mut impl FnMut(Stamp, &Event)) {
+pub fn scan_lines_with(bytes: &[u8], needle: &[u8], each: &mut impl FnMut(Stamp, Event)) {
     let finder = memchr::memmem::Finder::new(needle);
     for line in bytes.split(|b| *b == b'\n').filter(|line| finder.find(line).is_some()) {
         if let Ok((stamp, event)) = record::decode(line) {
-            each(stamp, &event);
+            each(stamp, event);
         }
     }
 }

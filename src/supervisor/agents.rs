@@ -158,7 +158,9 @@ impl Agents {
     /// Where to append lines for an agent.
     pub fn inbox(&mut self, id: AgentId) -> Option<&mut Vec<u8>> {
         let link = self.links.get_mut(&id)?;
-        self.dirty.push(id);
+        if self.dirty.last() != Some(&id) {
+            self.dirty.push(id);
+        }
         Some(link.inbox.buffer())
     }
 

@@ -18,6 +18,8 @@ pub struct Clients {
     folder: PathBuf,
     slots: Vec<Option<Client>>,
     by_name: HashMap<Arc<str>, usize>,
+    /// Whom the last answer went to: most go to the same.
+    last: Option<(Arc<str>, usize)>,
     /// Slots with something to write since the last flush.
     dirty: Vec<usize>,
     /// With `--durable`: answers whose records are not yet on disk.
@@ -30,6 +32,8 @@ pub struct Clients {
 struct Client {
     name: Arc<str>,
     outbox: Outbox,
+    /// It stands in `dirty`.
+    dirty: bool,
     /// Since when its pipe takes nothing.
     stalled: Option<i64>,
 }
@@ -40,6 +44,7 @@ impl Clients {
             folder,
             slots: Vec::new(),
             by_name: HashMap::new(),
+            last: None,
             dirty: Vec::new(),
             durable,
             held: VecDeque::new(),
@@ -71,16 +76,23 @@ impl Clients {
     }
 
     fn client(&mut self, name: &Arc<str>) -> Option<&mut Client> {
-        let slot = match self.by_name.get(name) {
-            Some(slot) => *slot,
-            None => self.open(name)?,
+        let slot = match &self.last {
+            Some((last, slot)) if Arc::ptr_eq(last, name) => *slot,
+            _ => match self.by_name.get(name) {
+                Some(slot) => *slot,
+                None => self.open(name)?,
+            },
         };
+        self.last = Some((name.clone(), slot));
         if self.slots[slot].as_ref().is_some_and(|c| c.outbox.waiting() > limits::CLIENT_QUEUE_MAX) {
             self.cut(slot);
             return None;
         }
-        self.dirty.push(slot);
-        self.slots[slot].as_mut()
+        let client = self.slots[slot].as_mut()?;
+        if !std::mem::replace(&mut client.dirty, true) {
+            self.dirty.push(slot);
+        }
+        Some(client)
     }
 
     fn open(&mut self, name: &Arc<str>) -> Option<usize> {
@@ -91,7 +103,7 @@ impl Clients {
             self.gone(name);
             return None;
         };
-        let client = Client { name: name.clone(), outbox: Outbox::new(file, Unit::Bytes), stalled: None };
+        let client = Client { name: name.clone(), outbox: Outbox::new(file, Unit::Bytes), dirty: false, stalled: None };
         let slot = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(None);
@@ -112,8 +124,6 @@ impl Clients {
     /// Writes what the pipes take.
     pub fn flush(&mut self, poll: &Poll, mono: i64) {
         let mut dirty = std::mem::take(&mut self.dirty);
-        dirty.sort_unstable();
-        dirty.dedup();
         for slot in dirty.drain(..) {
             self.flush_one(poll, slot, mono);
         }
@@ -135,6 +145,7 @@ impl Clients {
         let Some(client) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
+        client.dirty = false;
         match client.outbox.flush(poll.registry(), Wake::Client(slot).token()) {
             Ok(_) if client.outbox.waiting() == 0 => client.stalled = None,
             Ok(true) => client.stalled = Some(mono),
@@ -150,6 +161,7 @@ impl Clients {
             return;
         };
         self.by_name.remove(&client.name);
+        self.last = None;
         let (name, mut outbox) = (client.name, client.outbox);
         let bytes = std::mem::take(outbox.buffer());
         drop(outbox);
@@ -173,6 +185,7 @@ impl Clients {
     }
 
     fn forget(&mut self, slot: usize) {
+        self.last = None;
         if let Some(client) = self.slots[slot].take() {
             self.by_name.remove(&client.name);
         }

@@ -65,7 +65,7 @@ impl Core {
         let mut decided = std::mem::take(&mut self.decided);
         let verdict = decide(&self.state, self.now, input, &mut decided);
         if verdict.is_ok() {
-            for event in &decided {
+            for event in decided.drain(..) {
                 self.commit(event);
             }
         }
@@ -77,21 +77,21 @@ impl Core {
     /// What is due, and what follows from the state by itself.
     pub fn settle(&mut self) {
         while let Some(event) = expired(&self.state, self.now) {
-            self.commit(&event);
+            self.commit(event);
         }
         while let Some(event) = consequence(&self.state) {
-            self.commit(&event);
+            self.commit(event);
         }
     }
 
-    fn commit(&mut self, event: &Event) {
+    fn commit(&mut self, event: Event) {
         if self.stamped.0 != self.now.wall {
             self.stamped.0 = self.now.wall;
             self.stamped.1.clear();
             time::write(&mut self.stamped.1, self.now.wall);
         }
         let stamp = Stamp { seq: self.next, wall: self.now.wall, term: self.log.term };
-        record::encode(&mut self.records, stamp, &self.stamped.1, event);
+        record::encode(&mut self.records, stamp, &self.stamped.1, &event);
         self.next.0 += 1;
         self.state.apply(self.now, event, &mut self.effects);
     }

@@ -28,6 +28,7 @@ use crate::store::sync::Syncer;
 use crate::store::{Context, Folders, Intake};
 use crate::sys::lock::Lock;
 use crate::sys::{self, clock, fifo, process, signal};
+use crate::wire::request::Names;
 use agents::Agents;
 use clients::Clients;
 use collect::Inlets;
@@ -61,6 +62,7 @@ struct Hive {
     agents: Agents,
     clients: Clients,
     context: Context,
+    names: Names,
     /// Set by the last effect of a hive's life.
     exit: bool,
     malformed: u64,
@@ -168,6 +170,7 @@ impl Supervisor {
             agents: Agents::new(folders.clone(), open_files, processors),
             clients: Clients::new(folders.replies(), settings.durable),
             context: Context::at(&folders.context),
+            names: Names::default(),
             exit: false,
             malformed: 0,
             since,

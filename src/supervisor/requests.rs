@@ -19,21 +19,33 @@ impl Hive {
             Line::Whole(bytes) => (bytes, true),
             Line::Tail(bytes) => (bytes, false),
         };
-        let text = String::from_utf8_lossy(bytes);
-        let text = text.trim_end_matches('\r');
-        if text.is_empty() {
+        if bytes.is_empty() {
             return;
         }
-        match request::parse(text) {
-            Ok(request) if whole && !text.contains('\u{fffd}') => self.request(request),
+        let lossy;
+        let (text, clean) = match std::str::from_utf8(bytes) {
+            Ok(text) => (text, whole),
+            Err(_) => {
+                lossy = String::from_utf8_lossy(bytes);
+                (lossy.as_ref(), false)
+            }
+        };
+        match request::parse(text, &mut self.names) {
+            Ok(request) if clean => self.request(request),
             parsed => {
                 self.malformed += 1;
-                match request_after_garbage(text) {
+                match self.request_after_garbage(text) {
                     Some(request) => self.request(request),
                     None => self.tell_malformed(parsed.err()),
                 }
             }
         }
+    }
+
+    /// Somebody wrote garbage without a newline, and an honest request was joined to its end: find it there.
+    fn request_after_garbage(&mut self, text: &str) -> Option<Request> {
+        const TRIES: usize = 64;
+        text.match_indices("{\"").take(TRIES).find_map(|(at, _)| request::parse(&text[at..], &mut self.names).ok())
     }
 
     /// Tells who asked what is wrong, if that can be read from the line.
@@ -67,7 +79,7 @@ impl Hive {
             Op::CancelRun(tag) => {
                 let to = asker(to)?;
                 let waits = |w: &ReplyTo| w.name == to.name && w.tag == tag;
-                let found = self.core.state.tasks.values().find(|t| t.waiting.iter().any(waits)).map(|t| t.id);
+                let found = self.core.state.tasks.iter().find(|t| t.waiters().any(waits)).map(|t| t.id);
                 let task = found.ok_or_else(|| Error::new(Code::NoSuchTask, "no task is waited for under this tag"))?;
                 self.core.feed(Input::Cancel { task })?;
                 return self.ok(Some(to));
@@ -131,7 +143,7 @@ impl Hive {
 
     fn wait(&mut self, task: TaskId, to: Option<ReplyTo>) -> Result<()> {
         let to = asker(to)?;
-        if self.core.state.tasks.get(&task).is_some_and(|t| t.ended().is_some()) {
+        if self.core.state.tasks.get(task).is_some_and(|t| t.ended().is_some()) {
             self.core.effects.push(Effect::Answer { to, body: Body::Ended(task) });
             return Ok(());
         }
@@ -140,7 +152,7 @@ impl Hive {
 
     fn show_task(&mut self, id: TaskId, to: Option<ReplyTo>, ended: bool) -> Result<()> {
         let to = asker(to)?;
-        let Some(task) = self.core.state.tasks.get(&id) else {
+        let Some(task) = self.core.state.tasks.get(id) else {
             return Ok(unknown_task(&self.core.state, id)?);
         };
         self.clients.answer(&to, self.core.recorded(), |out| match ended {
@@ -179,10 +191,4 @@ impl Hive {
 
 fn asker(to: Option<ReplyTo>) -> Result<ReplyTo> {
     to.ok_or_else(|| Error::new(Code::BadRequest, "this request asks for an answer and needs \"reply\""))
-}
-
-/// Somebody wrote garbage without a newline, and an honest request was joined to its end: find it there.
-fn request_after_garbage(text: &str) -> Option<Request> {
-    const TRIES: usize = 64;
-    text.match_indices("{\"").take(TRIES).find_map(|(at, _)| request::parse(&text[at..]).ok())
 }

@@ -14,15 +14,13 @@ pub fn body(out: &mut Vec<u8>, tag: &str, state: &State, body: &Body) {
         Body::Accepted(id) => ok(out, tag, |o| {
             o.num("id", id.0);
         }),
-        Body::Ended(id) => match state.tasks.get(id) {
+        Body::Ended(id) => match state.tasks.get(*id) {
             Some(task) => ended(out, tag, task),
             None => error(out, tag, Code::Forgotten, &format!("task {id} ended, and was forgotten at once")),
         },
-        Body::AllEnded { done, failed, cancelled } => {
-            ok(out, tag, |o| {
-                o.num("done", *done).num("failed", *failed).num("cancelled", *cancelled);
-            });
-        }
+        Body::AllEnded(ended) => ok(out, tag, |o| {
+            o.num("done", ended.done).num("failed", ended.failed).num("cancelled", ended.cancelled);
+        }),
         Body::Room | Body::Stopped => ok(out, tag, |_| {}),
         Body::Settled => settled(out, tag, state),
         Body::StoppedBefore(Some(id)) => {
@@ -136,8 +134,7 @@ pub fn task(out: &mut Vec<u8>, task: &Task) {
 
 /// A page of tasks from number `from` on; `next` says where the next page begins.
 pub fn tasks(out: &mut Vec<u8>, tag: &str, state: &State, from: u64, limit: u64, page_bytes: usize) {
-    let mut ids: Vec<TaskId> = state.tasks.keys().filter(|id| id.0 >= from).copied().collect();
-    ids.sort_unstable();
+    let ids = state.tasks.ids_from(from);
     ok(out, tag, |o| {
         let list = o.key("tasks");
         let start = list.len();
@@ -151,7 +148,7 @@ pub fn tasks(out: &mut Vec<u8>, tag: &str, state: &State, from: u64, limit: u64,
             if n > 0 {
                 list.push(b',');
             }
-            task(list, &state.tasks[id]);
+            task(list, &state.tasks[*id]);
         }
         list.push(b']');
         if let Some(next) = next {
@@ -259,7 +256,7 @@ fn settled(out: &mut Vec<u8>, tag: &str, state: &State) {
 }
 
 fn watch(out: &mut Vec<u8>, tag: &str, state: &State, id: TaskId) {
-    let Some(task) = state.tasks.get(&id) else {
+    let Some(task) = state.tasks.get(id) else {
         return;
     };
     let mut o = Object::open(out);

@@ -1,6 +1,8 @@
 //! What clients write to `ctl`: a JSON object, or the short form for shells.
 //! Invariant: a parsed request is within every bound of its fields; what is not is refused with the name of the field.
 
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::check_name;
@@ -57,9 +59,30 @@ pub struct Malformed {
 const OPS: &str =
     "submit, run, cancel, wait, wait-all, wait-room, task, result, tasks, status, pool-start, scale, restart, stop";
 
-pub fn parse(line: &str) -> Result<Request, Malformed> {
+/// Names that were met lately, so that a client's thousand requests share one copy of each.
+#[derive(Debug, Default)]
+pub struct Names(VecDeque<Arc<str>>);
+
+impl Names {
+    const KEPT: usize = 8;
+
+    fn share(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.iter().find(|known| known.as_ref() == name) {
+            return known.clone();
+        }
+        if self.0.len() == Self::KEPT {
+            self.0.pop_front();
+        }
+        let new: Arc<str> = name.into();
+        self.0.push_back(new.clone());
+        new
+    }
+}
+
+pub fn parse(line: &str, names: &mut Names) -> Result<Request, Malformed> {
+    let line = line.strip_suffix('\r').unwrap_or(line);
     if line.starts_with('{') {
-        return parse_json(line);
+        return parse_json(line, names);
     }
     short(line).map(|op| Request { to: None, op }).map_err(|message| Malformed { to: None, message })
 }
@@ -77,16 +100,16 @@ fn short(line: &str) -> Result<Op, String> {
     }
 }
 
-fn parse_json(line: &str) -> Result<Request, Malformed> {
+fn parse_json(line: &str, names: &mut Names) -> Result<Request, Malformed> {
     let flat = Flat::parse(line).map_err(|e| Malformed { to: None, message: format!("not a JSON object: {e}") })?;
-    let to = reply_to(&flat).map_err(|message| Malformed { to: None, message })?;
-    match operation(&flat) {
+    let to = reply_to(&flat, names).map_err(|message| Malformed { to: None, message })?;
+    match operation(&flat, names) {
         Ok(op) => Ok(Request { to, op }),
         Err(message) => Err(Malformed { to, message }),
     }
 }
 
-fn reply_to(flat: &Flat) -> Result<Option<ReplyTo>, String> {
+fn reply_to(flat: &Flat, names: &mut Names) -> Result<Option<ReplyTo>, String> {
     let Some(name) = flat.str("reply")? else {
         return Ok(None);
     };
@@ -96,10 +119,10 @@ fn reply_to(flat: &Flat) -> Result<Option<ReplyTo>, String> {
         return Err(format!("\"tag\" is longer than {} bytes", limits::TAG_MAX));
     }
     let watches = flat.bool("watch")?.unwrap_or(false);
-    Ok(Some(ReplyTo { name: name.as_ref().into(), tag: tag.into(), watches }))
+    Ok(Some(ReplyTo { name: names.share(&name), tag: tag.into(), watches }))
 }
 
-fn operation(flat: &Flat) -> Result<Op, String> {
+fn operation(flat: &Flat, names: &mut Names) -> Result<Op, String> {
     let Some(op) = flat.str("op")? else {
         return Err("\"op\" is missing".into());
     };
@@ -110,8 +133,8 @@ fn operation(flat: &Flat) -> Result<Op, String> {
         None => Err(format!("\"{op}\" needs \"n\"")),
     };
     Ok(match op.as_ref() {
-        "run" => submit(flat, true)?,
-        "submit" => submit(flat, false)?,
+        "run" => submit(flat, names, true)?,
+        "submit" => submit(flat, names, false)?,
         "cancel" => match flat.raw("run") {
             Some(tag) => Op::CancelRun(tag.into()),
             None => Op::Cancel(id()?),
@@ -133,7 +156,7 @@ fn operation(flat: &Flat) -> Result<Op, String> {
     })
 }
 
-fn submit(flat: &Flat, waits: bool) -> Result<Op, String> {
+fn submit(flat: &Flat, names: &mut Names, waits: bool) -> Result<Op, String> {
     let Some(text) = flat.str("text")? else {
         return Err("\"text\" is missing".into());
     };
@@ -149,7 +172,7 @@ fn submit(flat: &Flat, waits: bool) -> Result<Op, String> {
             }
             other => other.map(|n| n as u32),
         },
-        surroundings: digest(flat, "surroundings")?,
+        surroundings: digest(flat, "surroundings")?.map(|digest| names.share(&digest)),
     };
     let plain = options == Options::default();
     Ok(Op::Submit { text, options: (!plain).then(|| Box::new(options)), waits, agent: agent(flat)? })
@@ -215,7 +238,7 @@ fn spec(flat: &Flat) -> Result<Spec, String> {
         command,
         labels,
         name: named(flat, "name")?,
-        surroundings: digest(flat, "surroundings")?,
+        surroundings: digest(flat, "surroundings")?.map(|digest| digest.as_ref().into()),
         prefetch: prefetch as u32,
         max_queued: flat.u64("max_queued")?.unwrap_or(limits::QUEUED_MAX),
         stop_grace_us: seconds(flat, "stop_grace")?.unwrap_or(micros(limits::STOP_GRACE)),
@@ -238,10 +261,10 @@ fn named(flat: &Flat, field: &str) -> Result<Option<Arc<str>>, String> {
     Ok(Some(name.as_ref().into()))
 }
 
-fn digest(flat: &Flat, field: &str) -> Result<Option<Arc<str>>, String> {
+fn digest<'a>(flat: &Flat<'a>, field: &str) -> Result<Option<Cow<'a, str>>, String> {
     match flat.str(field)? {
         Some(text) if !super::is_digest(&text) => Err(format!("\"{field}\" must be a SHA-256 digest")),
-        other => Ok(other.map(|d| d.as_ref().into())),
+        other => Ok(other),
     }
 }
 
@@ -258,6 +281,10 @@ fn seconds(flat: &Flat, field: &str) -> Result<Option<i64>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(line: &str) -> Result<Request, Malformed> {
+        super::parse(line, &mut Names::default())
+    }
 
     fn refused(line: &str) -> String {
         parse(line).unwrap_err().message
