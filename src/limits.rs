@@ -30,7 +30,7 @@ pub const PREFETCH_MAX: u32 = 256;
 /// Tasks that may wait for an agent (`pool start --max-queued` changes it).
 pub const QUEUED_MAX: u64 = 1 << 20;
 /// Bytes of ended tasks (text and result) kept in memory; older ones are read from the log.
-pub const ENDED_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const ENDED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What one ended task costs besides its text and result.
 pub const ENDED_OVERHEAD: usize = 320;
 

@@ -43,6 +43,7 @@ impl Output {
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
+        let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();
         for (n, row) in rows.iter().enumerate() {
             let mut text = String::new();
             for (c, cell) in row.iter().enumerate() {
@@ -58,6 +59,11 @@ impl Output {
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colours && !code.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// What a terminal would obey is shown instead.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// States have a colour each; everything else has none.

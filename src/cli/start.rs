@@ -33,8 +33,8 @@ pub fn command() -> Command {
         .arg(option("label", "LABEL", "A label of these agents, for `--label` of tasks; may be given several times").action(ArgAction::Append))
         .arg(option("prefetch", "N", "Tasks that a lines agent may hold ahead [default: 1]").value_parser(value_parser!(u32)))
         .arg(option("max-queued", "N", "Tasks that may wait before more are refused [default: 1048576]").value_parser(value_parser!(u64).range(1..)))
-        .arg(option("stop-grace", "SECONDS", "Between TERM and KILL [default: 5]").value_parser(value_parser!(f64)))
-        .arg(option("start-timeout", "SECONDS", "An agent not ready after this counts as dead [default: 60]").value_parser(value_parser!(f64)))
+        .arg(option("stop-grace", "SECONDS", "Between TERM and KILL [default: 5]").value_parser(super::submit::seconds))
+        .arg(option("start-timeout", "SECONDS", "An agent not ready after this counts as dead [default: 60]").value_parser(super::submit::seconds))
         .arg(option("pin", "CPU", "Keep the supervisor on this processor").value_parser(value_parser!(usize)))
         .arg(flag("durable", "Answer only what is on disk: survives the machine, not just its processes"))
         .arg(flag("foreground", "Stay in the foreground; TERM or Ctrl-C stops the hive"))
@@ -42,6 +42,8 @@ pub fn command() -> Command {
 }
 
 pub fn run(call: &mut Call) -> Result<i32> {
+    sys::close_inherited();
+    Pool::check(call)?;
     call.folders.make()?;
     let request = Pool::of(call)?;
     if call.flag("foreground") {
@@ -52,7 +54,17 @@ pub fn run(call: &mut Call) -> Result<i32> {
     }
     launch(call)?;
     let mut client = call.connect()?;
-    let answer = client.ask("pool-start", |o| request.write(o))?;
+    let answer = match client.ask("pool-start", |o| request.write(o)) {
+        // Nothing of a hive stays that was not to be.
+        Err(e) if e.code == Code::BadRequest => {
+            let supervisor =
+                client::leader(&call.folders).and_then(|l| process::Process::open(process::Pid(l.pid)).ok());
+            let _ = client.ask("stop", |_| {});
+            supervisor.map(|s| s.wait_for_end(-1));
+            return Err(e);
+        }
+        other => other?,
+    };
     pool::settled(call, &answer)
 }
 
@@ -102,17 +114,20 @@ impl Pool {
             numbers,
             surroundings: here.map_err(|e| Error::os("cannot store this environment in the context store", e))?,
         };
-        let wrong = match (pool.kind.as_str(), pool.command.is_empty()) {
-            ("shell", false) => {
-                Some("shell agents run the tasks' own commands and take none: add `--kind lines` or `--kind oneshot`")
+        Ok(pool)
+    }
+
+    /// What can be told before anything is made.
+    fn check(call: &Call) -> Result<()> {
+        let has_command = call.args.get_many::<String>("command").is_some_and(|c| c.len() > 0);
+        let wrong = match (call.text("kind").map_or("", |k| k.as_str()), has_command) {
+            ("shell", true) => {
+                "shell agents run the tasks' own commands and take none: add `--kind lines` or `--kind oneshot`"
             }
-            ("lines" | "oneshot", true) => Some("this kind of agent needs its program: add `-- CMD ARGS...`"),
-            _ => None,
+            ("lines" | "oneshot", false) => "this kind of agent needs its program: add `-- CMD ARGS...`",
+            _ => return Ok(()),
         };
-        match wrong {
-            Some(message) => Err(Error::new(Code::BadRequest, message)),
-            None => Ok(pool),
-        }
+        Err(Error::new(Code::BadRequest, wrong))
     }
 
     fn write(&self, o: &mut Object) {

@@ -1,6 +1,6 @@
 //! `submit`: hand over a task and print its number; with `--stdin` a task for each line, as fast as they come.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Command, value_parser};
 use super::{Call, exit, outcome};
 use crate::client::{Answer, Client};
 use crate::error::{Code, Error, Result};
-use crate::json::Object;
+use crate::json::{Object, quoted_len};
 use crate::limits;
 use crate::store::Context;
 use crate::store::surroundings::Surroundings;
@@ -50,7 +50,7 @@ pub fn options(command: Command) -> Command {
             option("label", "LABEL", "Only agents with this label may run it; may be given several times")
                 .action(ArgAction::Append),
         )
-        .arg(option("timeout", "SECONDS", "End an attempt that runs longer").value_parser(value_parser!(f64)))
+        .arg(option("timeout", "SECONDS", "End an attempt that runs longer").value_parser(seconds))
         .arg(
             option("priority", "N", "Higher goes first [default: 0]")
                 .value_parser(value_parser!(i32))
@@ -60,6 +60,12 @@ pub fn options(command: Command) -> Command {
             option("retries", "N", "How often it may be tried again when its agent died [default: 2]")
                 .value_parser(value_parser!(u32)),
         )
+}
+
+/// JSON has no word for a number that is none.
+pub fn seconds(text: &str) -> std::result::Result<f64, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    seconds.filter(|s| s.is_finite() && *s > 0.0).ok_or_else(|| "it must be a number of seconds above 0".to_owned())
 }
 
 /// What every task of this call has in common, as JSON fields.
@@ -128,11 +134,9 @@ pub fn text(call: &Call) -> Result<String> {
 }
 
 fn by_reference_if_needed(text: String, context: &Context) -> io::Result<String> {
-    if fits_inline(&text, limits::TEXT_INLINE_MAX) {
-        Ok(text)
-    } else {
-        Ok(format!("REF:{}", context.put(text.as_bytes())?))
-    }
+    // What has to be escaped takes more room in the request.
+    let fits = fits_inline(&text, limits::TEXT_INLINE_MAX) && quoted_len(&text) <= limits::TEXT_INLINE_MAX + 2;
+    if fits { Ok(text) } else { Ok(format!("REF:{}", context.put(text.as_bytes())?)) }
 }
 
 pub fn run(call: &mut Call) -> Result<i32> {
@@ -166,10 +170,15 @@ struct Batch<'c, 'a> {
     client: Client,
     common: Common,
     context: Context,
-    /// Texts under way, in order; the supervisor answers in order.
-    under_way: VecDeque<String>,
+    /// Texts under way, by the line they came on, which is their tag: a refusal may overtake an acceptance.
+    under_way: BTreeMap<u64, String>,
     /// Texts that a full queue sent back: first to be sent again.
-    again: VecDeque<String>,
+    again: BTreeMap<u64, String>,
+    /// Accepted, and not printed because an earlier line is still under way.
+    accepted: BTreeMap<u64, Answer>,
+    /// The last line that was read, and the last one whose number was printed.
+    read: u64,
+    printed: u64,
     lines: Vec<u8>,
     input_ended: bool,
 }
@@ -182,8 +191,11 @@ impl<'c, 'a> Batch<'c, 'a> {
             client,
             common,
             context,
-            under_way: VecDeque::new(),
-            again: VecDeque::new(),
+            under_way: BTreeMap::new(),
+            again: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            read: 0,
+            printed: 0,
             lines: Vec::new(),
             input_ended: false,
         }
@@ -194,10 +206,10 @@ impl<'c, 'a> Batch<'c, 'a> {
         let mut stdin = BufReader::with_capacity(64 * 1024, File::from(stdin));
         loop {
             while self.under_way.len() < WINDOW {
-                let Some(text) = self.next_text(&mut stdin)? else {
+                let Some((line, text)) = self.next_text(&mut stdin)? else {
                     break;
                 };
-                self.push(text)?;
+                self.push(line, text)?;
                 // A writer that pauses is not made to wait for a full batch.
                 if self.again.is_empty() && stdin.buffer().is_empty() && !readable(stdin.get_ref()) {
                     break;
@@ -217,9 +229,9 @@ impl<'c, 'a> Batch<'c, 'a> {
         }
     }
 
-    fn next_text(&mut self, stdin: &mut impl BufRead) -> Result<Option<String>> {
-        if let Some(text) = self.again.pop_front() {
-            return Ok(Some(text));
+    fn next_text(&mut self, stdin: &mut impl BufRead) -> Result<Option<(u64, String)>> {
+        if let Some(again) = self.again.pop_first() {
+            return Ok(Some(again));
         }
         if self.input_ended {
             return Ok(None);
@@ -237,11 +249,13 @@ impl<'c, 'a> Batch<'c, 'a> {
             Ok(text) => by_reference_if_needed(text, &self.context),
             Err(e) => self.context.put(e.as_bytes()).map(|digest| format!("REF:{digest}")),
         };
-        text.map(Some).map_err(|e| Error::os("cannot store a task's text in the context store", e))
+        self.read += 1;
+        let text = text.map_err(|e| Error::os("cannot store a task's text in the context store", e))?;
+        Ok(Some((self.read, text)))
     }
 
-    fn push(&mut self, text: String) -> Result<()> {
-        let line = self.client.encode(1, "submit", |o| {
+    fn push(&mut self, tag: u64, text: String) -> Result<()> {
+        let line = self.client.encode(tag, "submit", |o| {
             o.str("text", &text);
             self.common.write(o);
         })?;
@@ -249,7 +263,7 @@ impl<'c, 'a> Batch<'c, 'a> {
             self.flush()?;
         }
         self.lines.extend_from_slice(&line);
-        self.under_way.push_back(text);
+        self.under_way.insert(tag, text);
         Ok(())
     }
 
@@ -266,14 +280,19 @@ impl<'c, 'a> Batch<'c, 'a> {
         let mut full = false;
         let mut next = Some(self.client.answer()?);
         while let Some(answer) = next {
-            let text = self.under_way.pop_front().unwrap_or_default();
+            let tag = answer.tag();
+            let text = self.under_way.remove(&tag).unwrap_or_default();
             match answer.accepted() {
-                Ok(answer) => show(self.call, &answer)?,
+                Ok(answer) => drop(self.accepted.insert(tag, answer)),
                 Err(e) if e.code == Code::Limit => {
-                    self.again.push_back(text);
+                    self.again.insert(tag, text);
                     full = true;
                 }
                 Err(e) => return Err(e),
+            }
+            while let Some(answer) = self.accepted.remove(&(self.printed + 1)) {
+                self.printed += 1;
+                show(self.call, &answer)?;
             }
             next = self.client.next_answer()?;
         }

@@ -183,7 +183,7 @@ pub fn task(call: &mut Call) -> Result<i32> {
     let flat = Flat::parse(&task).map_err(|e| Error::new(Code::Internal, e))?;
     for name in flat.names() {
         let raw = flat.raw(name).unwrap_or("null");
-        call.out.line(&format!("{name:<11}{}", unquote(raw).unwrap_or(raw.into())))?;
+        call.out.line(&format!("{name:<11}{}", output::harmless(&unquote(raw).unwrap_or(raw.into()))))?;
     }
     Ok(exit::DONE)
 }

@@ -190,7 +190,9 @@ impl Job {
 
     /// The end of what it wrote to stderr, as text.
     pub fn stderr_tail(&self) -> String {
-        String::from_utf8_lossy(&self.tail).trim().to_owned()
+        let text = String::from_utf8_lossy(&self.tail);
+        // It is shown on terminals, and travels in one line: nothing in it may act on either.
+        text.trim().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
     }
 
     pub fn unwatch(&self, poll: &Poll) {

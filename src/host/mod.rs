@@ -47,6 +47,8 @@ const JOBS: usize = 8;
 
 /// What is left of a finished task's tree is asked to end, and killed after this.
 const LEFTOVER_GRACE: Duration = Duration::from_millis(200);
+/// A task that ends sooner is not made to share the processor with the start of the next process.
+const WARM_UP_AFTER: Duration = Duration::from_millis(5);
 /// Between two rounds of killing, should one not be enough.
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 
@@ -73,6 +75,8 @@ struct Host {
     current: Option<Job>,
     /// `oneshot`: the process that waits for the next task.
     warm: Option<Job>,
+    /// The next one is started when its task runs for this long, or has ended.
+    warm_up_at: Option<i64>,
     /// A look at whether the warm one is quiet: when, and how often it was looked.
     quiet: Option<quiet::Watch>,
     /// Everything below but the warm one is being ended; when the next round of killing is due.
@@ -154,6 +158,7 @@ impl Host {
             last: None,
             current: None,
             warm: None,
+            warm_up_at: None,
             quiet: None,
             sweep: None,
             then: Then::GoOn,
@@ -211,7 +216,7 @@ impl Host {
             return Some(Duration::ZERO);
         }
         let quiet = self.quiet.as_ref().map(|q| q.at);
-        let due = [self.sweep, self.orphan_until, quiet].into_iter().flatten().min()?;
+        let due = [self.sweep, self.orphan_until, self.warm_up_at, quiet].into_iter().flatten().min()?;
         Some(Duration::from_micros((due - clock::monotonic_micros()).max(0) as u64))
     }
 
@@ -330,6 +335,8 @@ impl Host {
                 self.workload_ended(ending);
             } else if self.then == Then::GoOn {
                 self.report_end();
+                // The answer goes first; what is to be cleared up and started anew can wait that long.
+                self.flush();
                 self.begin_sweep_of_leftovers();
             }
         } else if self.warm.as_ref().is_some_and(|j| j.pid == pid) {
@@ -339,7 +346,7 @@ impl Host {
 
     /// A task has ended by itself. What it left behind goes too, but has a moment to do so in peace.
     fn begin_sweep_of_leftovers(&mut self) {
-        if self.orders.spec.kind == Kind::Oneshot {
+        if self.warm_up_at.take().is_some() {
             self.warm_up();
         }
         if let Some(loss) = self.warm_lost.take() {
@@ -412,6 +419,10 @@ impl Host {
             tree::kill(&self.victims());
             self.sweep = Some(now + KILL_AGAIN.as_micros() as i64);
             self.reap();
+        }
+        if self.warm_up_at.is_some_and(|at| at <= now) {
+            self.warm_up_at = None;
+            self.warm_up();
         }
         if self.orphan_until.is_some_and(|at| at <= now) {
             self.orphan_until = None;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::job::{self, Ends, Job};
-use super::{Host, Then, quiet};
+use super::{Host, Then, WARM_UP_AFTER, quiet};
 use crate::error::reason;
 use crate::limits;
 use crate::model::{Exited, Kind, Loss};
@@ -156,7 +156,7 @@ impl Host {
                 job.log = Some(BoundedLog::cut(path, limits::TASK_LOG_MAX));
                 self.current = Some(job);
                 if self.orders.spec.kind == Kind::Oneshot {
-                    self.warm_up();
+                    self.warm_up_at = Some(clock::monotonic_micros() + WARM_UP_AFTER.as_micros() as i64);
                 }
             }
             Err(failure) => {

@@ -146,9 +146,13 @@ impl Agent {
         matches!(self.phase, Phase::Ready { .. })
     }
 
-    /// Settled means that waiting for it any longer makes no sense: it is ready, or it is parked.
+    /// Settled means that waiting for it any longer makes no sense: it is ready and to stay so, parked, or to go for good.
     pub fn is_settled(&self) -> bool {
-        matches!(self.phase, Phase::Ready { .. } | Phase::Parked { .. })
+        match self.retire {
+            Some(Retire::Remove) => true,
+            Some(Retire::Restart) => false,
+            None => matches!(self.phase, Phase::Ready { .. } | Phase::Parked { .. }),
+        }
     }
 
     /// The word that people and scripts see.

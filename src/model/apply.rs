@@ -117,7 +117,8 @@ impl State {
     }
 
     pub(super) fn tell_settled(&mut self, out: &mut Vec<Effect>) {
-        if self.ready_waits.is_empty() || !self.agents.values().all(|a| a.is_settled()) {
+        let running = self.course == Course::Running;
+        if !running || !self.rolling.is_empty() || !self.agents.values().all(|a| a.is_settled()) {
             return;
         }
         out.extend(self.ready_waits.drain(..).map(|to| Effect::Answer { to, body: Body::Settled }));

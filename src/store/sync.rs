@@ -68,6 +68,15 @@ impl Syncer {
         Seq(self.shared.synced.load(Ordering::Acquire))
     }
 
+    /// Syncs what is left, and ends.
+    pub fn finish(&mut self) {
+        self.shared.task.lock().unwrap_or_else(|e| e.into_inner()).closing = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
     /// A sync failed: what was written since the last good one may be lost, and no later sync can tell.
     pub fn has_failed(&self) -> bool {
         self.shared.failed.load(Ordering::Acquire)
@@ -76,11 +85,7 @@ impl Syncer {
 
 impl Drop for Syncer {
     fn drop(&mut self) {
-        self.shared.task.lock().unwrap_or_else(|e| e.into_inner()).closing = true;
-        self.shared.wake.notify_one();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.finish();
     }
 }
 

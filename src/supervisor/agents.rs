@@ -13,7 +13,7 @@ use mio::{Interest, Poll};
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use super::collect::Line;
+use super::collect::{Line, Overlong, answered_task};
 use super::core::Core;
 use super::{Wake, unwatch, watch};
 use crate::host::Orders;
@@ -262,17 +262,24 @@ impl Agents {
 
     /// One line of an agent. Returns whether it was good protocol or plain output.
     pub fn said(&mut self, id: AgentId, line: Line, core: &mut Core) -> bool {
-        let Line::Whole(bytes) = line else {
-            let Line::Tail(bytes) = line else { return true };
-            self.output_line(id, bytes, &core.state);
-            return true;
+        let bytes = match line {
+            Line::Whole(bytes) => bytes,
+            Line::Tail(bytes, begun) => {
+                self.output_line(id, bytes, &core.state);
+                return self.overlong(id, begun, core);
+            }
         };
         let Some(agent) = core.state.agents.get(&id) else {
             return true;
         };
         let (hosted, generation) = (agent.spec.kind.is_hosted(), agent.generation);
-        let said =
-            std::str::from_utf8(bytes).map_or(Said::Output, |text| agent::parse(text.trim_end_matches('\r'), hosted));
+        let said = match std::str::from_utf8(bytes) {
+            Ok(text) => agent::parse(text.strip_suffix('\r').unwrap_or(text), hosted),
+            Err(_) => match answered_task(bytes) {
+                Some(task) => Said::Fail { task, reason: "its answer is not UTF-8: it must go by reference" },
+                None => Said::Output,
+            },
+        };
         let input = match said {
             Said::Done { task, text } => Input::Done { agent: id, task: TaskId(task), result: text.map(Arc::from) },
             Said::Exited { task, how } => Input::Exited { agent: id, task: TaskId(task), how },
@@ -296,6 +303,14 @@ impl Agents {
             }
         };
         core.feed(input).is_ok()
+    }
+
+    /// An answer that is too long ends its task all the same: nobody waits for ever for a line that was refused.
+    fn overlong(&mut self, id: AgentId, begun: Overlong, core: &mut Core) -> bool {
+        let Overlong::AnswerTo(task) = begun else { return true };
+        let reason = format!("its answer was longer than {} bytes: it must go by reference", limits::LINE_MAX);
+        let _ = core.feed(Input::Failed { agent: id, task: TaskId(task), reason: reason.into() });
+        false
     }
 
     fn ready(

@@ -31,12 +31,22 @@ pub struct Inlets {
     pending: VecDeque<Source>,
 }
 
+/// What is known of a line whose beginning is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overlong {
+    /// It began as a request does: whatever stands in it is its author's text.
+    Request,
+    /// An agent's answer to this task.
+    AnswerTo(u64),
+    Other,
+}
+
 #[derive(Default)]
 struct Inlet {
     /// Where the half line lies in the intake.
     half: Range<usize>,
     /// The line under way is longer than any may be: only its end is kept.
-    overlong: bool,
+    overlong: Option<Overlong>,
 }
 
 impl Inlets {
@@ -76,7 +86,7 @@ impl Inlets {
 pub(super) enum Line<'a> {
     Whole(&'a [u8]),
     /// The end of one that was too long.
-    Tail(&'a [u8]),
+    Tail(&'a [u8], Overlong),
 }
 
 impl Supervisor {
@@ -127,14 +137,14 @@ impl Supervisor {
         };
         let Some(pipe) = pipe else { return false };
         let inlet = self.inlets.states.get(&source.0);
-        let (half, overlong) = inlet.map_or((0..0, false), |i| (i.half.clone(), i.overlong));
+        let (half, overlong) = inlet.map_or((0..0, None), |i| (i.half.clone(), i.overlong));
         match self.intake.read(source, half, pipe) {
             Ok(Some(taken)) if taken.new == 0 => false,
             Ok(Some(taken)) => {
                 let bytes = self.intake.bytes(taken.range.clone());
                 let (half, overlong) = self.hive.split(source, bytes, overlong);
                 let half = taken.range.end - half..taken.range.end;
-                if !half.is_empty() || overlong || inlet.is_some() {
+                if !half.is_empty() || overlong.is_some() || inlet.is_some() {
                     self.inlets.states.insert(source.0, Inlet { half, overlong });
                 }
                 taken.full
@@ -150,35 +160,52 @@ impl Supervisor {
 }
 
 impl Hive {
-    /// Handles every whole line. Returns the length of the half line at the end, and whether that is the tail of one
-    /// that is too long.
-    fn split(&mut self, source: Source, bytes: &[u8], mut overlong: bool) -> (usize, bool) {
+    /// Handles every whole line. Returns the length of the half line at the end, and what is known of its beginning if
+    /// that is gone.
+    fn split(&mut self, source: Source, bytes: &[u8], mut overlong: Option<Overlong>) -> (usize, Option<Overlong>) {
         let mut from = 0;
         while let Some(len) = memchr::memchr(b'\n', &bytes[from..]) {
             let line = &bytes[from..from + len];
-            if overlong || len >= LINE_MAX {
-                self.line(source, Line::Tail(&line[len.saturating_sub(LINE_MAX - 1)..]));
-            } else {
+            if overlong.is_none() && len < LINE_MAX {
                 self.line(source, Line::Whole(line));
+            } else {
+                let (tail, begun) = self.lose_beginning(source, line, overlong.take());
+                self.line(source, Line::Tail(tail, begun));
             }
-            overlong = false;
             from += len + 1;
         }
-        let half = bytes.len() - from;
-        if half < LINE_MAX {
-            return (half, overlong);
+        let half = &bytes[from..];
+        if half.len() < LINE_MAX {
+            return (half.len(), overlong);
         }
-        let keep = LINE_MAX - 1;
-        self.beginning_of_overlong(source, &bytes[from..bytes.len() - keep]);
-        (keep, true)
+        let (tail, begun) = self.lose_beginning(source, half, overlong);
+        (tail.len(), Some(begun))
+    }
+
+    /// Keeps the end of a line that is too long. An agent's beginning is output all the same.
+    fn lose_beginning<'b>(&mut self, source: Source, line: &'b [u8], begun: Option<Overlong>) -> (&'b [u8], Overlong) {
+        let (beginning, tail) = line.split_at(line.len().saturating_sub(LINE_MAX - 1));
+        let agent = (source.0 >= FIRST_AGENT).then(|| AgentId((source.0 - FIRST_AGENT) as u32));
+        if let Some(id) = agent {
+            self.agents.output(id, beginning, &self.core.state);
+        }
+        let begun = begun.unwrap_or_else(|| match agent {
+            Some(_) => answered_task(line).map_or(Overlong::Other, Overlong::AnswerTo),
+            None if begins_as_request(line) => Overlong::Request,
+            None => Overlong::Other,
+        });
+        (tail, begun)
     }
 
     fn line(&mut self, source: Source, line: Line) {
         match source {
             CTL => self.ctl_line(line),
             HOSTS => {
-                let (Line::Whole(bytes) | Line::Tail(bytes)) = line;
-                match std::str::from_utf8(bytes).ok().and_then(Report::parse) {
+                let report = match line {
+                    Line::Whole(bytes) => std::str::from_utf8(bytes).ok().and_then(Report::parse),
+                    Line::Tail(..) => None,
+                };
+                match report {
                     Some(report) => self.agents.report(report, &mut self.core),
                     None => self.malformed += 1,
                 }
@@ -190,19 +217,23 @@ impl Hive {
         }
     }
 
-    /// The beginning of a line that no line may have: an agent's is output all the same.
-    fn beginning_of_overlong(&mut self, source: Source, bytes: &[u8]) {
-        match source {
-            CTL | HOSTS => {}
-            Source(n) => self.agents.output(AgentId((n - FIRST_AGENT) as u32), bytes, &self.core.state),
-        }
-    }
-
     /// What the last supervisor took from `ctl` and did not record. What it took from hosts and agents is void:
     /// they are gone.
     pub(super) fn take_left(&mut self, left: Vec<(Source, Vec<u8>)>) {
         for (_, bytes) in left.into_iter().filter(|(source, _)| *source == CTL) {
-            self.split(CTL, &bytes, false);
+            self.split(CTL, &bytes, None);
         }
     }
+}
+
+/// Whether a line on `ctl` claims to be a request: then nothing inside it is taken for another.
+pub(super) fn begins_as_request(line: &[u8]) -> bool {
+    line.starts_with(b"{") || line.starts_with(b"submit ") || line.starts_with(b"cancel ")
+}
+
+/// The task that an agent's line says it has ended, read from the line's beginning alone.
+pub(super) fn answered_task(line: &[u8]) -> Option<u64> {
+    let rest = line.strip_prefix(b"DONE ").or_else(|| line.strip_prefix(b"FAIL "))?;
+    let digits = rest.split(|b| *b == b' ').next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }

@@ -143,7 +143,7 @@ impl Supervisor {
 
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
         let mut core = Core::open(folders, now())?;
-        recover::end_old_hosts(&core.state);
+        recover::end_old_hosts(&core.state, folders);
         core.lead(now(), process::my_pid().0);
 
         let mut intake =
@@ -235,6 +235,9 @@ impl Supervisor {
 
     /// The end of a stopped hive: nothing of it stays but the log.
     fn leave(&mut self) -> Result<()> {
+        self.syncer.finish();
+        self.hive.clients.release(self.syncer.synced());
+        self.hive.clients.flush(&self.poll, self.hive.core.now.mono);
         let live = &self.settings.folders.live;
         if !self.lock.is_current() {
             return Err(Error::new(

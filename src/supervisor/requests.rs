@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Hive;
-use super::collect::Line;
+use super::collect::{Line, Overlong, begins_as_request};
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::model::{
@@ -15,30 +15,21 @@ use crate::wire::{answer, fits_inline, reference, request};
 
 impl Hive {
     pub(super) fn ctl_line(&mut self, line: Line) {
-        let (bytes, whole) = match line {
-            Line::Whole(bytes) => (bytes, true),
-            Line::Tail(bytes) => (bytes, false),
+        let (bytes, begun) = match line {
+            Line::Whole([]) => return,
+            Line::Whole(bytes) => match std::str::from_utf8(bytes).map(|text| request::parse(text, &mut self.names)) {
+                Ok(Ok(request)) => return self.request(request),
+                _ => (bytes, None),
+            },
+            Line::Tail(bytes, begun) => (bytes, Some(begun)),
         };
-        if bytes.is_empty() {
-            return;
-        }
-        let lossy;
-        let (text, clean) = match std::str::from_utf8(bytes) {
-            Ok(text) => (text, whole),
-            Err(_) => {
-                lossy = String::from_utf8_lossy(bytes);
-                (lossy.as_ref(), false)
-            }
-        };
-        match request::parse(text, &mut self.names) {
-            Ok(request) if clean => self.request(request),
-            parsed => {
-                self.malformed += 1;
-                match self.request_after_garbage(text) {
-                    Some(request) => self.request(request),
-                    None => self.tell_malformed(parsed.err()),
-                }
-            }
+        self.malformed += 1;
+        let claims = begun.map_or_else(|| begins_as_request(bytes), |begun| begun == Overlong::Request);
+        let text = String::from_utf8_lossy(bytes);
+        if claims {
+            self.tell_malformed(&text);
+        } else if let Some(request) = self.request_after_garbage(&text) {
+            self.request(request);
         }
     }
 
@@ -49,8 +40,12 @@ impl Hive {
     }
 
     /// Tells who asked what is wrong, if that can be read from the line.
-    fn tell_malformed(&mut self, fault: Option<request::Malformed>) {
-        if let Some(request::Malformed { to: Some(to), message }) = fault {
+    fn tell_malformed(&mut self, text: &str) {
+        let (to, message) = match request::parse(text, &mut self.names) {
+            Ok(request) => (request.to, "the line is not UTF-8".to_owned()),
+            Err(request::Malformed { to, message }) => (to, message),
+        };
+        if let Some(to) = to {
             self.refuse(&to, &Error::new(Code::BadRequest, message));
         }
     }

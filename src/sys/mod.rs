@@ -132,3 +132,10 @@ pub fn is_terminal(fd: &impl AsFd) -> bool {
 pub fn user_id() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
+
+/// Closes what whoever started us had open above stderr: it is not ours to keep, or to hand on.
+/// Called before anything is opened here.
+pub fn close_inherited() {
+    // SAFETY: nothing in this process owns a descriptor above 2 yet, so none is closed under its owner.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+}

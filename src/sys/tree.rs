@@ -62,10 +62,7 @@ impl Census {
     pub fn take() -> io::Result<Census> {
         let page = 4096.max(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096)) as u64;
         let mut census = Census { rows: HashMap::new(), children: HashMap::new() };
-        for entry in std::fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).map(Pid) else {
-                continue;
-            };
+        for pid in all_processes() {
             let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", pid.0)) else {
                 continue;
             };
@@ -101,6 +98,47 @@ impl Census {
 pub fn has_in_environment(pid: Pid, entry: &str) -> bool {
     let env = std::fs::read(format!("/proc/{}/environ", pid.0)).unwrap_or_default();
     env.split(|b| *b == 0).any(|var| var == entry.as_bytes())
+}
+
+/// Ends every process whose environment at its start had an entry beginning with each of `prefixes`, wherever it hangs
+/// in the tree by now. This process and those above it are spared: they look, they are not looked for.
+pub fn end_marked(prefixes: &[String]) {
+    // What starts anew while others are ended is found in the next round.
+    for _ in 0..100 {
+        let above = ancestors();
+        let marked: Vec<Pid> =
+            all_processes().filter(|pid| !above.contains(pid) && is_marked(*pid, prefixes)).collect();
+        if marked.is_empty() {
+            return;
+        }
+        marked.into_iter().for_each(end_stranger);
+    }
+}
+
+fn is_marked(pid: Pid, prefixes: &[String]) -> bool {
+    let env = std::fs::read(format!("/proc/{}/environ", pid.0)).unwrap_or_default();
+    prefixes.iter().all(|prefix| env.split(|b| *b == 0).any(|var| var.starts_with(prefix.as_bytes())))
+}
+
+fn all_processes() -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid))
+}
+
+/// This process and all above it.
+fn ancestors() -> Vec<Pid> {
+    let mut found = vec![super::process::my_pid()];
+    while let Some(parent) =
+        found.last().and_then(|pid| parent_of(*pid)).filter(|pid| pid.0 > 0 && !found.contains(pid))
+    {
+        found.push(parent);
+    }
+    found
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.0)).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok().map(Pid)
 }
 
 /// Processor time that processes have used, in clock ticks.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::reference;
 use crate::error::Code;
 use crate::json::{Object, number};
-use crate::model::{Agent, Body, Course, Ended, State, Task, TaskId, TaskState, Verdict};
+use crate::model::{Agent, Body, Course, Ended, Phase, State, Task, TaskId, TaskState, Verdict};
 use crate::time;
 
 /// Appends the answer to one request.
@@ -240,10 +240,10 @@ fn agent_row(out: &mut Vec<u8>, agent: &Agent) {
 /// Which agents are ready, and of the others what is wrong with them.
 fn settled(out: &mut Vec<u8>, tag: &str, state: &State) {
     ok(out, tag, |o| {
-        o.num("ready", state.agents.values().filter(|a| a.is_ready()).count());
+        o.num("ready", state.agents.values().filter(|a| a.is_ready() && a.retire.is_none()).count());
         let list = o.key("parked");
         list.push(b'[');
-        for (n, agent) in state.agents.values().filter(|a| !a.is_ready()).enumerate() {
+        for (n, agent) in state.agents.values().filter(|a| matches!(a.phase, Phase::Parked { .. })).enumerate() {
             if n > 0 {
                 list.push(b',');
             }

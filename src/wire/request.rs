@@ -161,6 +161,9 @@ fn submit(flat: &Flat, names: &mut Names, waits: bool) -> Result<Op, String> {
         return Err("\"text\" is missing".into());
     };
     let text = whole(&text)?;
+    if flat.names().all(|name| matches!(name, "op" | "text" | "reply" | "tag")) {
+        return Ok(Op::Submit { text, options: None, waits, agent: None });
+    }
     let options = Options {
         name: named(flat, "name")?,
         target: labels(flat)?,
