@@ -10,7 +10,7 @@ use std::path::Path;
 use clap::{Arg, ArgAction, Command, value_parser};
 
 use super::{Call, exit, pool};
-use crate::client::{self, Client};
+use crate::client::{self, Answer, Client};
 use crate::error::{Code, Error, Result};
 use crate::json::Object;
 use crate::limits;
@@ -54,7 +54,7 @@ pub fn run(call: &mut Call) -> Result<i32> {
     }
     launch(call)?;
     let mut client = call.connect()?;
-    let answer = match client.ask("pool-start", |o| request.write(o)) {
+    let answer = match request.ask(&mut client, &call.folders) {
         // Nothing of a hive stays that was not to be.
         Err(e) if e.code == Code::BadRequest => {
             let supervisor =
@@ -128,6 +128,22 @@ impl Pool {
             _ => return Ok(()),
         };
         Err(Error::new(Code::BadRequest, wrong))
+    }
+
+    /// A command may be longer than a line: then the request's fields go by reference.
+    fn ask(&self, client: &mut Client, folders: &Folders) -> Result<Answer> {
+        let mut fields = Vec::new();
+        let mut o = Object::open(&mut fields);
+        self.write(o.str("op", "pool-start"));
+        o.close();
+        if fields.len() + limits::NOTE_MAX < limits::LINE_MAX {
+            return client.ask("pool-start", |o| self.write(o));
+        }
+        let digest = Context::at(&folders.context).put(&fields);
+        let digest = digest.map_err(|e| Error::os("cannot store the request in the context store", e))?;
+        client.ask("pool-start", |o| {
+            o.str("more", &digest);
+        })
     }
 
     fn write(&self, o: &mut Object) {
@@ -227,7 +243,7 @@ fn foreground(call: &mut Call, pool: Pool) -> Result<i32> {
     let (folders, json) = (call.folders.clone(), call.json);
     supervisor::run(settings, move || {
         let asked = std::thread::Builder::new().name("start".into()).spawn(move || {
-            match Client::connect(&folders).and_then(|mut client| client.ask("pool-start", |o| pool.write(o))) {
+            match Client::connect(&folders).and_then(|mut client| pool.ask(&mut client, &folders)) {
                 Ok(answer) if json => {
                     println!("{}", super::outcome::without_tag(answer.text()))
                 }

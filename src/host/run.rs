@@ -40,6 +40,7 @@ impl Host {
     }
 
     fn failed_to_start(&mut self, cause: String) {
+        self.is_down = true;
         self.report(News::Down(Loss { host: false, cause: cause.into(), stderr: "".into() }));
     }
 

@@ -299,6 +299,7 @@ impl State {
     pub(super) fn agent_removed(&mut self, id: AgentId, out: &mut Vec<Effect>) {
         self.clear_agent_deadlines(id);
         self.retiring.remove(&id);
+        self.rolling.retain(|rolling| *rolling != id);
         if let Some(agent) = self.agents.remove(&id) {
             self.room.remove(&(agent.held.len() as u32, id));
         }

@@ -27,7 +27,10 @@ impl State {
             }
             Event::Lost { agent, loss, then, .. } => self.agent_lost(at, agent, loss, then, out),
             Event::Restarting { agent, generation } => self.agent_restarting(at, agent, generation, out),
-            Event::Retiring { agent, remove } => self.agent_retiring(agent, remove),
+            Event::Retiring { agent, remove } => {
+                self.agent_retiring(agent, remove);
+                self.tell_settled(out);
+            }
             Event::Leaving { agent } => {
                 self.clear_agent_deadlines(agent);
                 self.with_agent(agent, |a| (a.phase, a.since) = (Phase::Leaving, at));

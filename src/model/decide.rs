@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
 use super::queue::Target;
 use super::task::{Ending, Options, ReplyTo, TaskState};
-use super::{Agent, AgentId, Course, Deadline, Generation, HostId, Now, Phase, Retire, Spec, State, TaskId};
+use super::{Agent, AgentId, Course, Generation, HostId, Now, Phase, Retire, Spec, State, TaskId};
 use crate::error::Code;
 use crate::limits;
 
@@ -195,78 +195,6 @@ pub fn decide(state: &State, now: Now, input: Input, out: &mut Vec<Event>) -> De
             Ok(())
         }
     }
-}
-
-/// The event for the first deadline that has passed, if one has.
-pub fn expired(state: &State, now: Now) -> Option<Event> {
-    let (_, what) = state.deadlines.first().filter(|(at, _)| *at <= now.mono)?;
-    Some(match *what {
-        Deadline::Timeout(task) => Event::Ending { task, why: Ending::Timeout },
-        Deadline::Escalate(task) => Event::Forced { task },
-        Deadline::Restart(id) => Event::Restarting { agent: id, generation: next_generation(state, id) },
-        Deadline::Start(agent) => Event::Overdue { agent },
-    })
-}
-
-/// What follows from the state by itself: tasks for agents with room, and the next step of whatever is under way.
-/// Asked again after each event until there is nothing more.
-pub fn consequence(state: &State) -> Option<Event> {
-    match &state.course {
-        Course::Running => {}
-        Course::Stopping { mode: StopMode::Drain, .. } if state.counts.live() > 0 => {}
-        Course::Stopping { mode: StopMode::Drain, .. } => {
-            return Some(Event::Stopping { mode: StopMode::Clean, to: None });
-        }
-        Course::Stopping { .. } => {
-            let gone = state.agents.values().find(|a| a.host.is_none()).map(|a| Event::AgentRemoved { agent: a.id });
-            return gone.or_else(|| state.agents.is_empty().then_some(Event::Stopped));
-        }
-        Course::Stopped => return None,
-    }
-    state
-        .retiring
-        .iter()
-        .map(|id| &state.agents[id])
-        .find_map(retire)
-        .or_else(|| roll(state))
-        .or_else(|| assignment(state))
-}
-
-/// The next task for the least laden agent that has room and a task to suit it.
-fn assignment(state: &State) -> Option<Event> {
-    if state.queue.is_empty() {
-        return None;
-    }
-    state.room.iter().find_map(|(_, id)| {
-        let task = state.queue.best_for(&state.agents[id])?;
-        Some(Event::Assigned { task, agent: *id })
-    })
-}
-
-fn retire(agent: &Agent) -> Option<Event> {
-    let id = agent.id;
-    match (&agent.phase, agent.retire?) {
-        (Phase::Leaving, Retire::Remove) if agent.host.is_none() => Some(Event::AgentRemoved { agent: id }),
-        (Phase::Leaving, _) => None,
-        (_, Retire::Remove) if agent.host.is_none() => Some(Event::AgentRemoved { agent: id }),
-        // No host, nothing to end: the next generation starts at once.
-        (_, Retire::Restart) if agent.host.is_none() => {
-            Some(Event::Restarting { agent: id, generation: Generation(agent.generation.0 + 1) })
-        }
-        _ if agent.held.is_empty() => Some(Event::Leaving { agent: id }),
-        _ => None,
-    }
-}
-
-/// A rolling restart goes on when everyone is back.
-fn roll(state: &State) -> Option<Event> {
-    let next = state.rolling.front()?;
-    let calm = state.retiring.is_empty() && state.agents.values().all(|a| a.is_settled());
-    calm.then_some(Event::Retiring { agent: *next, remove: false })
-}
-
-fn next_generation(state: &State, id: AgentId) -> Generation {
-    Generation(state.agents.get(&id).map_or(1, |a| a.generation.0 + 1))
 }
 
 fn current(state: &State, id: AgentId, generation: Generation) -> Option<&Agent> {
@@ -508,11 +436,19 @@ fn down(
         None if dead_already => Then::Again,
         None => after_death(agent, now.mono),
     };
-    let cause = loss.in_words();
+    let (cause, loss_of_host) = (loss.in_words(), loss.host);
     out.push(Event::Lost { agent: id, generation, loss, then });
+    // A host that lives reports a loss only between tasks: what it was sent meanwhile has not begun.
+    let begun = loss_of_host || !agent.spec.kind.is_hosted();
     for task in agent.held.iter().rev() {
-        let died = if leaving { PutBack::Stopped } else { PutBack::AgentDied };
-        put_back_or_fail(state, *task, died, &cause, out);
+        let why = if !begun {
+            PutBack::NotBegun
+        } else if leaving {
+            PutBack::Stopped
+        } else {
+            PutBack::AgentDied
+        };
+        put_back_or_fail(state, *task, why, &cause, out);
     }
     Ok(())
 }

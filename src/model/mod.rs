@@ -5,6 +5,7 @@
 
 mod agent;
 mod apply;
+mod consequence;
 mod decide;
 mod effect;
 mod event;
@@ -14,7 +15,8 @@ mod tasks;
 
 pub use agent::{Agent, HostId, Kind, Phase, Retire, Spec};
 pub use apply::replay;
-pub use decide::{Exited, Input, PoolStart, Refusal, Submit, WaitFor, consequence, decide, expired, unknown_task};
+pub use consequence::{consequence, expired};
+pub use decide::{Exited, Input, PoolStart, Refusal, Submit, WaitFor, decide, unknown_task};
 pub use effect::{Body, Effect};
 pub use event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
 pub use queue::Target;

@@ -270,6 +270,8 @@ impl State {
             TaskState::Running { agent, .. } => {
                 self.counts.running -= 1;
                 self.counts.queued += 1;
+                // It was given, and never begun: that was no attempt.
+                task.attempts -= u32::from(why == PutBack::NotBegun);
                 agent
             }
             TaskState::Held { agent, .. } => agent,

@@ -34,8 +34,6 @@ pub struct Inlets {
 /// What is known of a line whose beginning is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Overlong {
-    /// It began as a request does: whatever stands in it is its author's text.
-    Request,
     /// An agent's answer to this task.
     AnswerTo(u64),
     Other,
@@ -191,7 +189,6 @@ impl Hive {
         }
         let begun = begun.unwrap_or_else(|| match agent {
             Some(_) => answered_task(line).map_or(Overlong::Other, Overlong::AnswerTo),
-            None if begins_as_request(line) => Overlong::Request,
             None => Overlong::Other,
         });
         (tail, begun)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Hive;
-use super::collect::{Line, Overlong, begins_as_request};
+use super::collect::{Line, begins_as_request};
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::model::{
@@ -15,18 +15,21 @@ use crate::wire::{answer, fits_inline, reference, request};
 
 impl Hive {
     pub(super) fn ctl_line(&mut self, line: Line) {
-        let (bytes, begun) = match line {
+        let bytes = match line {
             Line::Whole([]) => return,
-            Line::Whole(bytes) => match std::str::from_utf8(bytes).map(|text| request::parse(text, &mut self.names)) {
-                Ok(Ok(request)) => return self.request(request),
-                _ => (bytes, None),
-            },
-            Line::Tail(bytes, begun) => (bytes, Some(begun)),
+            Line::Whole(bytes) => bytes,
+            // Whose text this is cannot be told any more, and so nothing in it is obeyed.
+            Line::Tail(..) => {
+                self.malformed += 1;
+                return;
+            }
         };
+        if let Ok(Ok(request)) = std::str::from_utf8(bytes).map(|text| request::parse(text, &mut self.names)) {
+            return self.request(request);
+        }
         self.malformed += 1;
-        let claims = begun.map_or_else(|| begins_as_request(bytes), |begun| begun == Overlong::Request);
         let text = String::from_utf8_lossy(bytes);
-        if claims {
+        if begins_as_request(bytes) {
             self.tell_malformed(&text);
         } else if let Some(request) = self.request_after_garbage(&text) {
             self.request(request);
@@ -94,6 +97,10 @@ impl Hive {
             }
             Op::Status => return self.status(to),
             Op::PoolStart { spec, count } => Input::PoolStart(PoolStart { spec: Arc::new(*spec), count, to }),
+            Op::More(digest) => {
+                let op = self.rest_of_request(&digest)?;
+                return self.serve(op, to);
+            }
             Op::Scale(count) => Input::Scale { count, to },
             Op::Restart { agent, rolling } => {
                 let agent = agent.map(|name| self.agent_called(&name)).transpose()?;
@@ -102,6 +109,13 @@ impl Hive {
             Op::Stop(mode) => Input::Stop { mode, to },
         };
         Ok(self.core.feed(input)?)
+    }
+
+    /// A request that is longer than a line: the line names where its fields are.
+    fn rest_of_request(&mut self, digest: &str) -> Result<Op> {
+        let text = std::fs::read_to_string(self.context.path(digest))
+            .map_err(|e| Error::os("cannot read the rest of the request", e))?;
+        request::parse_fields(&text, &mut self.names).map_err(|e| Error::new(Code::BadRequest, e))
     }
 
     /// A text that cannot be a field of a line goes by reference from here on.

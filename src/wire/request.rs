@@ -37,6 +37,8 @@ pub enum Op {
         limit: u64,
     },
     Status,
+    /// The request's fields are content with this digest.
+    More(Arc<str>),
     PoolStart {
         spec: Box<Spec>,
         count: u32,
@@ -122,10 +124,21 @@ fn reply_to(flat: &Flat, names: &mut Names) -> Result<Option<ReplyTo>, String> {
     Ok(Some(ReplyTo { name: names.share(&name), tag: tag.into(), watches }))
 }
 
+/// The fields of a request that stand elsewhere than in its line. They cannot refer further.
+pub fn parse_fields(text: &str, names: &mut Names) -> Result<Op, String> {
+    match operation(&Flat::parse(text)?, names)? {
+        Op::More(_) => Err("\"more\" stands in a request's line alone".into()),
+        op => Ok(op),
+    }
+}
+
 fn operation(flat: &Flat, names: &mut Names) -> Result<Op, String> {
     let Some(op) = flat.str("op")? else {
         return Err("\"op\" is missing".into());
     };
+    if let Some(digest) = digest(flat, "more")? {
+        return Ok(Op::More(digest.as_ref().into()));
+    }
     let id = || flat.u64("id")?.map(TaskId).ok_or_else(|| format!("\"{op}\" needs an \"id\""));
     let count = || match flat.u64("n")? {
         Some(n) if n <= u64::from(limits::AGENTS_MAX) => Ok(n as u32),

@@ -81,7 +81,8 @@ impl Cmd {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().unwrap_or_else(|e| panic!("cannot start {shown}: {e}"));
         let mut stdin = child.stdin.take();
-        if let (Some(bytes), Some(mut pipe)) = (self.stdin, stdin.take_if(|_| true)) {
+        if let Some(bytes) = self.stdin {
+            let mut pipe = stdin.take().unwrap();
             // A reader that goes early is its own business.
             std::thread::spawn(move || drop(pipe.write_all(&bytes)));
         }

@@ -176,18 +176,21 @@ impl Hive {
         self.run(["submit", text]).exits(0).out().trim().parse().unwrap()
     }
 
+    pub fn submit_times(&self, times: usize, text: &str) {
+        for _ in 0..times {
+            self.submit(text);
+        }
+    }
+
     pub fn submit_with(&self, options: &[&str], text: &str) -> u64 {
         self.cmd(["submit"]).args(options).args([text]).run().exits(0).out().trim().parse().unwrap()
     }
 
+    /// A task that may not have been accepted yet.
     #[track_caller]
     pub fn wait_for_state(&self, task: u64, state: &str) {
-        wait_until(&format!("task {task} is {state}"), || self.task(task)["state"] == state);
-    }
-
-    #[track_caller]
-    pub fn wait_for_agent(&self, id: u64, state: &str) {
-        wait_until(&format!("agent {id} is {state}"), || self.agent(id)["state"] == state);
+        let holds = || self.tasks().iter().any(|t| t["id"] == task && t["state"] == state);
+        wait_until(&format!("task {task} is {state}"), holds);
     }
 
     // ---- processes ----
@@ -203,7 +206,8 @@ impl Hive {
     }
 
     fn leftovers(&self) -> Vec<String> {
-        let mut left: Vec<String> = self.processes().iter().map(|p| format!("process {} ({})", p.pid, p.line)).collect();
+        let mut left: Vec<String> =
+            self.processes().iter().map(|p| format!("process {} ({})", p.pid, p.line)).collect();
         for entry in fs::read_dir(&self.shm).into_iter().flatten().flatten() {
             let inside: Vec<_> = fs::read_dir(entry.path()).into_iter().flatten().flatten().map(|e| e.path()).collect();
             left.push(format!("{} with {inside:?}", entry.path().display()));
@@ -290,6 +294,13 @@ pub fn stat(pid: i32) -> Option<Vec<String>> {
     Some(stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
 }
 
+/// The most memory that a process has had resident, in bytes.
+pub fn peak_memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
 pub fn kill(pid: i32, signal: &str) {
     let signal: nix::sys::signal::Signal = format!("SIG{signal}").parse().unwrap();
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
@@ -307,7 +318,9 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 /// The real interpreter: what is found in PATH may be a slow wrapper of it.
 pub fn python() -> &'static str {
     static FOUND: OnceLock<String> = OnceLock::new();
-    FOUND.get_or_init(|| Cmd::new("python3", ["-c", "import sys; print(sys.executable)"]).run().exits(0).out().trim().to_owned())
+    FOUND.get_or_init(|| {
+        Cmd::new("python3", ["-c", "import sys; print(sys.executable)"]).run().exits(0).out().trim().to_owned()
+    })
 }
 
 pub fn script(name: &str) -> String {

@@ -1,14 +1,12 @@
 //! One event as one line of the log: JSON with a sequence number, a time, a term, a kind, and a checksum last.
 //! Invariant: what is encoded decodes to the same event. Pure. The format is versioned by the segment's first record.
 
-use std::sync::Arc;
+mod decode;
 
-use crate::json::{Flat, Object, quote};
-use crate::model::{
-    AgentId, Ended, Ending, Event, Generation, HostId, Kind, Loss, Options, PutBack, ReplyTo, Seq, Spec, StopMode,
-    Target, TaskId, Term, Then, Verdict,
-};
-use crate::time;
+pub use decode::{Fault, decode};
+
+use crate::json::{Object, quote};
+use crate::model::{AgentId, Ended, Ending, Event, Generation, Loss, Options, ReplyTo, Seq, Spec, Target, Term, Then};
 
 /// What stands before and after the event's own fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,38 +36,6 @@ pub fn encode(out: &mut Vec<u8>, stamp: Stamp, time: &[u8], event: &Event) {
         out.push(b"0123456789abcdef"[(crc >> shift & 15) as usize]);
     }
     out.extend_from_slice(b"\"}\n");
-}
-
-/// What is wrong with a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// Not a whole record: the write was cut, or something else wrote here.
-    Broken(String),
-    /// Whole, but of a kind that this version does not know.
-    Unknown(String),
-}
-
-/// Reads one line, without its newline.
-pub fn decode(line: &[u8]) -> Result<(Stamp, Event), Fault> {
-    let broken = |what: &str| Fault::Broken(what.to_owned());
-    let body = line.len().checked_sub(CRC_LEN).ok_or_else(|| broken("it is too short"))?;
-    let tail = std::str::from_utf8(&line[body..]).map_err(|_| broken("it has no checksum"))?;
-    let crc = tail
-        .strip_prefix(",\"crc\":\"")
-        .and_then(|t| t.strip_suffix("\"}"))
-        .ok_or_else(|| broken("it has no checksum"))?;
-    if u32::from_str_radix(crc, 16) != Ok(crc32fast::hash(&line[..body])) {
-        return Err(broken("its checksum does not match"));
-    }
-    let text = std::str::from_utf8(line).map_err(|_| broken("it is not UTF-8"))?;
-    let flat = Flat::parse(text).map_err(|e| broken(&e))?;
-    let r = Reader(&flat);
-    let stamp = Stamp {
-        seq: Seq(r.num("seq")?),
-        wall: time::parse(&r.str("time")?).ok_or_else(|| broken("its time is unreadable"))?,
-        term: Term(r.num("term")?),
-    };
-    Ok((stamp, r.event()?))
 }
 
 fn fields(o: &mut Object, event: &Event) {
@@ -221,205 +187,13 @@ fn ending_name(why: Ending) -> &'static str {
     }
 }
 
-/// Typed access to the fields of a record, with the field named in every fault.
-struct Reader<'f, 'a>(&'f Flat<'a>);
-
-type Read<T> = Result<T, Fault>;
-
-impl Reader<'_, '_> {
-    fn event(&self) -> Read<Event> {
-        let kind = self.str("kind")?;
-        if let Some(verdict) = Verdict::parse(&kind) {
-            return Ok(Event::Ended { task: self.task()?, ended: Box::new(self.ended(verdict)?) });
-        }
-        Ok(match kind.as_ref() {
-            "assigned" => Event::Assigned { task: self.task()?, agent: self.agent()? },
-            "submitted" => Event::Submitted {
-                task: self.task()?,
-                text: self.str("text")?,
-                options: self.options()?,
-                to: self.opt_reply()?,
-                waits: self.flag("waits")?,
-            },
-            "led" => Event::Led { pid: self.num("pid")? as i32, version: self.str("version")? },
-            "configured" => Event::Configured { spec: Arc::new(self.spec()?) },
-            "agent-added" => Event::AgentAdded { agent: self.agent()? },
-            "agent-removed" => Event::AgentRemoved { agent: self.agent()? },
-            "agent-hosted" => Event::Hosted {
-                agent: self.agent()?,
-                generation: self.generation()?,
-                host: HostId { pid: self.num("pid")? as i32, start_ticks: self.num("start")? },
-            },
-            "agent-ready" => Event::Ready {
-                agent: self.agent()?,
-                generation: self.generation()?,
-                workload: self.num("workload")? as i32,
-                abilities: self.strings("abilities")?,
-                labels: self.strings("labels")?,
-            },
-            "agent-lost" => Event::Lost {
-                agent: self.agent()?,
-                generation: self.generation()?,
-                loss: Loss { host: self.flag("host")?, cause: self.str("cause")?, stderr: self.str("stderr")? },
-                then: self.then()?,
-            },
-            "agent-restarting" => Event::Restarting { agent: self.agent()?, generation: self.generation()? },
-            "agent-retiring" => Event::Retiring { agent: self.agent()?, remove: self.flag("remove")? },
-            "agent-leaving" => Event::Leaving { agent: self.agent()? },
-            "agent-overdue" => Event::Overdue { agent: self.agent()? },
-            "rolling" => {
-                let numbers = self.0.numbers("agents").map_err(Fault::Broken)?;
-                Event::Rolling { agents: numbers.into_iter().map(|n| AgentId(n as u32)).collect() }
-            }
-            "progress" => {
-                Event::Progress { task: self.task()?, percent: self.num("percent")? as u8, text: self.str("text")? }
-            }
-            "usage" => Event::Usage { task: self.task()?, fields: self.str("usage")? },
-            "ending" => Event::Ending { task: self.task()?, why: self.why_ending()? },
-            "forced" => Event::Forced { task: self.task()? },
-            "put-back" => {
-                let why = PutBack::parse(&self.str("why")?).ok_or_else(|| wrong("why"))?;
-                Event::PutBack { task: self.task()?, why }
-            }
-            "awaited" => Event::Awaited { task: self.task()?, to: self.reply()? },
-            "awaited-all" => Event::AwaitedAll { to: self.reply()? },
-            "awaited-room" => Event::AwaitedRoom { to: self.reply()? },
-            "awaited-ready" => Event::AwaitedReady { to: self.reply()? },
-            "stopping" => {
-                let mode = StopMode::parse(&self.str("mode")?).ok_or_else(|| wrong("mode"))?;
-                Event::Stopping { mode, to: self.opt_reply()? }
-            }
-            "stopped" => Event::Stopped,
-            other => return Err(Fault::Unknown(other.to_owned())),
-        })
-    }
-
-    fn num(&self, name: &str) -> Read<u64> {
-        self.opt_num(name)?.ok_or_else(|| wrong(name))
-    }
-
-    fn opt_num(&self, name: &str) -> Read<Option<u64>> {
-        self.0.u64(name).map_err(Fault::Broken)
-    }
-
-    fn opt_int(&self, name: &str) -> Read<Option<i64>> {
-        self.0.i64(name).map_err(Fault::Broken)
-    }
-
-    fn flag(&self, name: &str) -> Read<bool> {
-        Ok(self.0.bool(name).map_err(Fault::Broken)?.unwrap_or(false))
-    }
-
-    fn str(&self, name: &str) -> Read<Arc<str>> {
-        self.opt_str(name)?.ok_or_else(|| wrong(name))
-    }
-
-    fn opt_str(&self, name: &str) -> Read<Option<Arc<str>>> {
-        Ok(self.0.str(name).map_err(Fault::Broken)?.map(|t| t.as_ref().into()))
-    }
-
-    fn strings(&self, name: &str) -> Read<Vec<String>> {
-        self.0.strings(name).map_err(Fault::Broken)
-    }
-
-    fn task(&self) -> Read<TaskId> {
-        Ok(TaskId(self.num("task")?))
-    }
-
-    fn agent(&self) -> Read<AgentId> {
-        Ok(AgentId(self.num("agent")? as u32))
-    }
-
-    fn generation(&self) -> Read<Generation> {
-        Ok(Generation(self.num("generation")? as u32))
-    }
-
-    fn opt_reply(&self) -> Read<Option<ReplyTo>> {
-        let Some(name) = self.opt_str("reply")? else {
-            return Ok(None);
-        };
-        Ok(Some(ReplyTo { name, tag: self.0.raw("tag").unwrap_or("null").into(), watches: self.flag("watch")? }))
-    }
-
-    fn reply(&self) -> Read<ReplyTo> {
-        self.opt_reply()?.ok_or_else(|| wrong("reply"))
-    }
-
-    fn options(&self) -> Read<Option<Box<Options>>> {
-        let labels = self.strings("labels")?;
-        let target = match self.opt_num("for_agent")? {
-            Some(id) => Target::Agent(AgentId(id as u32)),
-            None if labels.is_empty() => Target::Any,
-            None => Target::Labels(labels),
-        };
-        let options = Options {
-            name: self.opt_str("name")?,
-            target,
-            priority: self.opt_int("priority")?.unwrap_or(0) as i32,
-            timeout_us: self.opt_int("timeout_us")?,
-            retries: self.opt_num("retries")?.map(|n| n as u32),
-            surroundings: self.opt_str("surroundings")?,
-        };
-        Ok((options != Options::default()).then(|| Box::new(options)))
-    }
-
-    fn spec(&self) -> Read<Spec> {
-        Ok(Spec {
-            kind: Kind::parse(&self.str("agents")?).ok_or_else(|| wrong("agents"))?,
-            command: self.strings("command")?,
-            labels: self.strings("labels")?,
-            name: self.opt_str("name")?,
-            surroundings: self.opt_str("surroundings")?,
-            prefetch: self.num("prefetch")? as u32,
-            max_queued: self.num("max_queued")?,
-            stop_grace_us: self.num("stop_grace_us")? as i64,
-            start_patience_us: self.num("start_patience_us")? as i64,
-        })
-    }
-
-    fn then(&self) -> Read<Then> {
-        Ok(match self.str("then")?.as_ref() {
-            "retry" => Then::Retry(self.num("after_us")? as i64),
-            "park" => Then::Park,
-            "remove" => Then::Remove,
-            "again" => Then::Again,
-            _ => return Err(wrong("then")),
-        })
-    }
-
-    fn why_ending(&self) -> Read<Ending> {
-        match self.str("why")?.as_ref() {
-            "cancel" => Ok(Ending::Cancel),
-            "timeout" => Ok(Ending::Timeout),
-            _ => Err(wrong("why")),
-        }
-    }
-
-    fn ended(&self, verdict: Verdict) -> Read<Ended> {
-        Ok(Ended {
-            agent: self.opt_num("agent")?.map(|n| AgentId(n as u32)),
-            attempt: self.num("attempt")? as u32,
-            result: self.opt_str("result")?,
-            unterminated: self.0.bool("newline").map_err(Fault::Broken)? == Some(false),
-            bytes: self.opt_num("bytes")?,
-            reason: self.opt_str("reason")?,
-            exit: self.opt_int("exit")?.map(|n| n as i32),
-            signal: self.opt_int("signal")?.map(|n| n as i32),
-            timed_out: self.flag("timed_out")?,
-            by_hive: self.flag("by_hive")?,
-            log: self.opt_num("log")?.unwrap_or(0),
-            ..Ended::new(verdict)
-        })
-    }
-}
-
-fn wrong(field: &str) -> Fault {
-    Fault::Broken(format!("\"{field}\" is missing or not as it must be"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::model::{HostId, Kind, PutBack, StopMode, TaskId, Verdict};
+    use crate::time;
 
     fn samples() -> Vec<Event> {
         let to = ReplyTo { name: "me".into(), tag: "{\"a\": 1}".into(), watches: true };

@@ -1,0 +1,150 @@
+//! Ending what runs below a host: asked first, killed when the grace is over, and done when looking finds nothing.
+
+use std::time::Duration;
+
+use super::{Host, Then};
+use crate::model::{Kind, Loss};
+use crate::sys::process::{self, Ending, Pid, Reaped};
+use crate::sys::{clock, signal, tree};
+use crate::wire::host::News;
+
+/// What is left of a finished task's tree is asked to end, and killed after this.
+const LEFTOVER_GRACE: Duration = Duration::from_millis(200);
+
+impl Host {
+    /// Asks everything below to end, and sees to it that it does. `all`: the warm process too.
+    pub(super) fn begin_sweep(&mut self, kill_at: i64, all: bool) {
+        if all {
+            self.quiet = None;
+            if let Some(warm) = self.warm.take() {
+                warm.unwatch(&self.poll);
+            }
+        }
+        tree::ask_to_end(&self.victims());
+        self.sweep = Some(self.sweep.map_or(kill_at, |at| at.min(kill_at)));
+        self.reap();
+    }
+
+    /// Everything below but the warm process and what it started.
+    pub(super) fn victims(&self) -> Vec<Pid> {
+        let all = tree::below(self.me);
+        let Some(warm) = &self.warm else { return all };
+        let spared = tree::below(warm.pid);
+        let marker = warm.marker();
+        all.into_iter()
+            .filter(|pid| *pid != warm.pid && !spared.contains(pid) && !tree::has_in_environment(*pid, &marker))
+            .collect()
+    }
+
+    /// Takes the endings of children. When nothing is left below, what was to follow follows.
+    pub(super) fn reap(&mut self) {
+        let none_left = loop {
+            match process::reap_any() {
+                Reaped::Child(pid, ending) => self.child_ended(pid, ending),
+                Reaped::NoneEnded => break false,
+                Reaped::NoChildren => break true,
+            }
+        };
+        if self.sweep.is_some() && (none_left || (self.warm.is_some() && self.victims().is_empty())) {
+            self.sweep = None;
+            self.swept();
+        }
+    }
+
+    pub(super) fn child_ended(&mut self, pid: Pid, ending: Ending) {
+        if let Some(job) = self.current.as_mut().filter(|j| j.pid == pid) {
+            job.ending = Some(ending);
+            if self.orders.spec.kind == Kind::Lines {
+                self.workload_ended(ending);
+            } else if self.then == Then::GoOn {
+                self.report_end();
+                // The answer goes first; what is to be cleared up and started anew can wait that long.
+                self.flush();
+                self.begin_sweep_of_leftovers();
+            }
+        } else if self.warm.as_ref().is_some_and(|j| j.pid == pid) {
+            self.warm_ended(ending);
+        }
+    }
+
+    /// A task has ended by itself. What it left behind goes too, but has a moment to do so in peace.
+    pub(super) fn begin_sweep_of_leftovers(&mut self) {
+        if self.warm_up_at.take().is_some() {
+            self.warm_up();
+        }
+        if let Some(loss) = self.warm_lost.take() {
+            self.then = Then::Down(loss);
+        }
+        // The usual case costs one call: there is no child at all.
+        let at = clock::monotonic_micros() + LEFTOVER_GRACE.as_micros() as i64;
+        self.sweep = Some(at);
+        if !matches!(process::reap_any(), Reaped::NoChildren) {
+            tree::ask_to_end(&self.victims());
+        }
+    }
+
+    pub(super) fn workload_ended(&mut self, ending: Ending) {
+        let Some(mut job) = self.current.take() else {
+            return;
+        };
+        job.drain(&mut self.log);
+        job.unwatch(&self.poll);
+        if matches!(self.then, Then::GoOn | Then::Report) {
+            self.then = Then::Down(loss(ending, &job.stderr_tail()));
+        }
+        let at = clock::monotonic_micros() + LEFTOVER_GRACE.as_micros() as i64;
+        self.begin_sweep(self.sweep.unwrap_or(at), true);
+    }
+
+    pub(super) fn warm_ended(&mut self, ending: Ending) {
+        let Some(mut job) = self.warm.take() else {
+            return;
+        };
+        self.quiet = None;
+        job.drain(&mut self.log);
+        job.unwatch(&self.poll);
+        let loss = loss(ending, &job.stderr_tail());
+        if self.current.is_some() {
+            self.warm_lost = Some(loss);
+        } else if self.then == Then::GoOn {
+            self.then = Then::Down(loss);
+            self.begin_sweep(clock::monotonic_micros(), true);
+        }
+    }
+
+    /// Nothing is left below.
+    pub(super) fn swept(&mut self) {
+        if self.current.as_ref().is_some_and(|job| job.ending.is_some()) {
+            self.report_end();
+        }
+        match std::mem::replace(&mut self.then, Then::GoOn) {
+            Then::GoOn => {}
+            Then::Report => {
+                if self.orders.spec.kind == Kind::Oneshot {
+                    self.warm_up();
+                }
+            }
+            Then::Down(loss) => {
+                self.is_down = true;
+                self.report(News::Down(loss));
+            }
+            Then::Start(_) => {
+                // Nobody wrote for the new generation yet: what is in the pipe was for the old one.
+                self.inbox.clear();
+                self.with = None;
+                self.is_down = false;
+                self.start_workload();
+            }
+            Then::Leave => self.then = Then::Leave,
+        }
+    }
+}
+
+/// A process's end as a loss.
+fn loss(ending: Ending, stderr: &str) -> Loss {
+    let cause = match ending {
+        Ending::Exit(code) => format!("it exited with {code}"),
+        Ending::Signal(n) => format!("it was killed by SIG{}", signal::name(n)),
+    };
+    Loss { host: false, cause: cause.into(), stderr: stderr.into() }
+}
