@@ -16,6 +16,10 @@ use crate::store::Folders;
 use crate::sys::process::{Pid, Process, my_pid};
 use crate::sys::{self, clock, fifo, lock};
 
+/// What is said when the supervisor goes away under a request.
+const GONE: &str =
+    "the supervisor died before it answered; what it accepted is in its log: `hivectl pool start` goes on with it";
+
 pub struct Client {
     ctl: File,
     reply: File,
@@ -161,6 +165,7 @@ impl Client {
         match sys::write(&self.ctl, lines) {
             Ok(_) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Error::new(Code::NoHive, GONE)),
             Err(e) => Err(Error::os("cannot write to the hive's ctl", e)),
         }
     }
@@ -241,8 +246,7 @@ impl Client {
         };
         let ready = |n: usize| fds.get(n).and_then(|fd| fd.any()).unwrap_or(false);
         if ready(1) && !ready(0) {
-            let message = "the supervisor died before it answered; what it accepted is in its log: `hivectl pool start` goes on with it";
-            return Err(Error::new(Code::NoHive, message));
+            return Err(Error::new(Code::NoHive, GONE));
         }
         Ok(also.is_some() && ready(2))
     }

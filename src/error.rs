@@ -21,6 +21,8 @@ pub enum Code {
     NoAgents,
     Stopping,
     NotReady,
+    HasEnded,
+    DiskFull,
     Internal,
 }
 
@@ -39,6 +41,8 @@ const TABLE: &[(Code, &str, i32)] = &[
     (Code::NoAgents, "no-agents", 6),
     (Code::Stopping, "stopping", 6),
     (Code::NotReady, "not-ready", 1),
+    (Code::HasEnded, "has-ended", 1),
+    (Code::DiskFull, "disk-full", 6),
     (Code::Internal, "internal", 1),
 ];
 
@@ -75,7 +79,12 @@ impl Error {
 
     /// A system call that failed: `what` says what was tried and on what.
     pub fn os(what: impl fmt::Display, cause: impl Into<io::Error>) -> Error {
-        Error::new(Code::Internal, format!("{what}: {}", reason(&cause.into())))
+        let cause = cause.into();
+        let code = match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Code::DiskFull,
+            _ => Code::Internal,
+        };
+        Error::new(code, format!("{what}: {}", reason(&cause)))
     }
 }
 

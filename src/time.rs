@@ -30,7 +30,7 @@ pub fn text(wall_micros: i64) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// Reads back what [`write`] wrote.
+/// Reads back what [`write()`] wrote.
 pub fn parse(text: &str) -> Option<i64> {
     let b = text.as_bytes();
     if b.len() != 27 || b[4] != b'-' || b[10] != b'T' || b[19] != b'.' || b[26] != b'Z' {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Command, value_parser};
 
 use super::{Call, exit};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::model::Seq;
 use crate::store::log::{first_seq, segments};
 use crate::sys::notify::Watcher;
@@ -27,6 +27,11 @@ pub fn command(command: Command) -> Command {
 
 pub fn run(call: &mut Call) -> Result<i32> {
     let folder = call.folders.events();
+    if !folder.is_dir() {
+        let message =
+            format!("no hive \"{}\" ever ran here: there is no log at {}", call.folders.hive, folder.display());
+        return Err(Error::new(Code::NoHive, message));
+    }
     let since = call.args.get_one::<u64>("since").copied().unwrap_or(0);
     // Watched before it is read, so that nothing falls between.
     let watcher = match call.flag("follow") {

@@ -1,4 +1,4 @@
-//! The command line: what was typed, turned into what it means here. Each verb is one row of [`VERBS`].
+//! The command line: what was typed, turned into what it means here. Each verb is one row of `VERBS`.
 //! Invariant: results go to stdout, everything else to stderr; a closed stdout ends a verb quietly.
 
 mod events;
@@ -17,7 +17,7 @@ pub use start::supervise;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::store::Folders;
 use output::Output;
 
@@ -100,7 +100,8 @@ pub fn main() -> i32 {
     let Some(verb) = VERBS.iter().find(|v| v.name == name) else {
         return 2;
     };
-    let hive = matches.get_one::<String>("hive").map_or("default", |h| h.as_str());
+    let named = std::env::var("HIVE_NAME").ok().filter(|name| !name.is_empty());
+    let hive = matches.get_one::<String>("hive").or(named.as_ref()).map_or("default", |name| name.as_str());
     let json = matches.get_flag("json");
     let outcome = Folders::of(hive).and_then(|folders| {
         let mut call = Call { args, folders, json, out: Output::new() };
@@ -124,15 +125,7 @@ fn command_for(args: &[std::ffi::OsString]) -> Command {
         .after_help(CODES)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .arg(
-            Arg::new("hive")
-                .long("hive")
-                .value_name("NAME")
-                .env("HIVE_NAME")
-                .hide_env(true)
-                .global(true)
-                .help("Which hive [default: default]"),
-        )
+        .arg(Arg::new("hive").long("hive").value_name("NAME").global(true).help("Which hive [default: default]"))
         .arg(
             Arg::new("json")
                 .long("json")
@@ -166,7 +159,11 @@ fn complain(error: &Error, json: bool, verb: &str) -> i32 {
 }
 
 fn paths_command(command: Command) -> Command {
-    command.about("Print where this hive keeps its files and pipes")
+    command.about("Print where this hive keeps its files and pipes").arg(
+        Arg::new("which")
+            .value_name("WHICH")
+            .help("Print this path alone: live, ctl, replies, kept, events, logs, context, supervisor_log"),
+    )
 }
 
 fn paths(call: &mut Call) -> Result<i32> {
@@ -182,6 +179,13 @@ fn paths(call: &mut Call) -> Result<i32> {
         ("supervisor_log", &f.supervisor_log()),
     ]
     .map(|(name, path)| (name, path.display().to_string()));
+    if let Some(which) = call.text("which").cloned() {
+        let Some((_, path)) = rows.iter().find(|(name, _)| *name == which) else {
+            let known = rows.map(|(name, _)| name).join(", ");
+            return Err(Error::new(Code::BadRequest, format!("no path is called \"{which}\": {known}")));
+        };
+        return call.out.line(path).map(|()| exit::DONE);
+    }
     if call.json {
         let mut text = Vec::new();
         let mut o = crate::json::Object::open(&mut text);

@@ -71,7 +71,7 @@ fn explain(answer: &Answer) {
     let state = answer.str("state").unwrap_or_default();
     match (answer.str("reason"), answer.int("signal")) {
         (Some(reason), _) if state == "cancelled" => {
-            eprintln!("hivectl: task {id} was cancelled: {reason}")
+            eprintln!("hivectl: task {id}: {reason}")
         }
         (Some(reason), _) => eprintln!("hivectl: task {id} failed: {reason}"),
         (None, Some(n)) if state == "failed" => {

@@ -109,25 +109,27 @@ fn restart(call: &mut Call) -> Result<i32> {
 
 /// Says who is ready, and of the others why not.
 pub fn settled(call: &mut Call, answer: &Answer) -> Result<i32> {
+    let (line, complaints) = settled_lines(&call.folders.hive, call.json, answer);
+    call.out.line(&line)?;
+    complaints.iter().for_each(|line| eprintln!("hivectl: {line}"));
+    Ok(if complaints.is_empty() { exit::DONE } else { exit::FAILED })
+}
+
+/// What goes to stdout, and what to stderr.
+pub fn settled_lines(hive: &str, json: bool, answer: &Answer) -> (String, Vec<String>) {
+    let ready = answer.num("ready").unwrap_or(0);
+    let line = match (json, ready) {
+        (true, _) => super::outcome::without_tag(answer.text()),
+        (false, 1) => format!("hive {hive}: 1 agent is ready"),
+        (false, _) => format!("hive {hive}: {ready} agents are ready"),
+    };
     let parked: Vec<serde_json::Value> =
         serde_json::from_str(answer.flat().raw("parked").unwrap_or("[]")).unwrap_or_default();
-    if call.json {
-        call.out.line(&super::outcome::without_tag(answer.text()))?;
-    } else {
-        let ready = answer.num("ready").unwrap_or(0);
-        let agents = if ready == 1 { "agent is" } else { "agents are" };
-        call.out.line(&format!("hive {}: {ready} {agents} ready", call.folders.hive))?;
+    let because = |agent: &serde_json::Value| agent["reason"].as_str().unwrap_or("for an unknown reason").to_owned();
+    let mut complaints: Vec<String> =
+        parked.iter().map(|agent| format!("agent {} is parked: {}", agent["id"], because(agent))).collect();
+    if !complaints.is_empty() {
+        complaints.push("mend the cause, then `hivectl pool restart`; or `hivectl pool stop`".to_owned());
     }
-    for agent in &parked {
-        eprintln!(
-            "hivectl: agent {} is parked: {}",
-            agent["id"],
-            agent["reason"].as_str().unwrap_or("for an unknown reason")
-        );
-    }
-    if parked.is_empty() {
-        return Ok(exit::DONE);
-    }
-    eprintln!("hivectl: mend the cause, then `hivectl pool restart`; or `hivectl pool stop`");
-    Ok(exit::FAILED)
+    (line, complaints)
 }

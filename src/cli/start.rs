@@ -207,7 +207,7 @@ fn open_log(folders: &Folders) -> Result<File> {
     options.open(&path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e))
 }
 
-/// The life of a supervisor that [`launch`] started. stdout is the pipe on which the starter waits.
+/// The life of a supervisor that `launch` started. stdout is the pipe on which the starter waits.
 pub fn supervise(args: Vec<OsString>) -> i32 {
     let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     let pin = words.iter().position(|w| w == "--pin").and_then(|at| words.get(at + 1)).and_then(|n| n.parse().ok());
@@ -234,7 +234,7 @@ fn say(text: &str) {
 }
 
 /// The supervisor is this process. Its pool is asked for by a client, as in the background.
-fn foreground(call: &mut Call, pool: Pool) -> Result<i32> {
+fn foreground(call: &mut Call, request: Pool) -> Result<i32> {
     let settings = Settings {
         folders: call.folders.clone(),
         pin: call.args.get_one("pin").copied(),
@@ -243,11 +243,12 @@ fn foreground(call: &mut Call, pool: Pool) -> Result<i32> {
     let (folders, json) = (call.folders.clone(), call.json);
     supervisor::run(settings, move || {
         let asked = std::thread::Builder::new().name("start".into()).spawn(move || {
-            match Client::connect(&folders).and_then(|mut client| pool.ask(&mut client, &folders)) {
-                Ok(answer) if json => {
-                    println!("{}", super::outcome::without_tag(answer.text()))
+            match Client::connect(&folders).and_then(|mut client| request.ask(&mut client, &folders)) {
+                Ok(answer) => {
+                    let (line, complaints) = pool::settled_lines(&folders.hive, json, &answer);
+                    println!("{line}");
+                    complaints.iter().for_each(|line| eprintln!("hivectl: {line}"));
                 }
-                Ok(answer) => println!("hive {}: {} agents are ready", folders.hive, answer.num("ready").unwrap_or(0)),
                 Err(e) => eprintln!("hivectl: {e}"),
             }
         });

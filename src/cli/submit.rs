@@ -34,7 +34,6 @@ pub fn text_arg() -> Arg {
         .value_name("TEXT")
         .num_args(1..)
         .trailing_var_arg(true)
-        .allow_hyphen_values(true)
         .help("What is to be done; several words are joined by blanks; `-` reads it from stdin, of any size and shape")
 }
 

@@ -53,7 +53,10 @@ pub fn wait(call: &mut Call) -> Result<i32> {
             o.num("id", id);
         })?;
         let answer = await_answer(&mut client, deadline)?;
-        let answer = recall(call, answer, id)?;
+        let answer = match answer.accepted() {
+            Err(e) if e.code == Code::Forgotten => from_log(call, id, wire::answer::ended)?,
+            other => other?,
+        };
         if answer.str("state").as_deref() != Some("done") {
             code = exit::FAILED;
         }
@@ -90,12 +93,7 @@ pub fn result_command(command: Command) -> Command {
 
 pub fn result(call: &mut Call) -> Result<i32> {
     let id = ids(call)[0];
-    let mut client = call.connect()?;
-    client.send(1, "result", |o| {
-        o.num("id", id);
-    })?;
-    let answer = client.answer()?;
-    let answer = recall(call, answer, id)?;
+    let answer = ask_about(call, "result", id, wire::answer::ended)?;
     match answer.str("state").as_deref() {
         Some("done" | "failed" | "cancelled") => outcome::show(call, &answer),
         state => {
@@ -108,18 +106,24 @@ pub fn result(call: &mut Call) -> Result<i32> {
     }
 }
 
-/// The answer, or, where the supervisor has forgotten the task, what the log says of it.
-fn recall(call: &Call, answer: Answer, id: u64) -> Result<Answer> {
-    match answer.accepted() {
-        Err(e) if e.code == Code::Forgotten => {
-            Ok(Answer::from_line(String::from_utf8_lossy(&from_log(call, id, wire::answer::ended)?).into_owned()))
-        }
+type WriteTask = fn(&mut Vec<u8>, &str, &crate::model::Task);
+
+/// What the supervisor says of a task; where it has forgotten it, or there is none, what the log says.
+fn ask_about(call: &Call, op: &str, id: u64, write: WriteTask) -> Result<Answer> {
+    let asked = call.connect().and_then(|mut client| {
+        client.ask(op, |o| {
+            o.num("id", id);
+        })
+    });
+    match asked {
+        Err(e) if e.code == Code::Forgotten => from_log(call, id, write),
+        Err(e) if e.code == Code::NoHive => from_log(call, id, write).map_err(|_| e),
         other => other,
     }
 }
 
 /// Finds a task's records in the log, and lets the model say what they come to.
-fn from_log(call: &Call, id: u64, write: fn(&mut Vec<u8>, &str, &crate::model::Task)) -> Result<Vec<u8>> {
+fn from_log(call: &Call, id: u64, write: WriteTask) -> Result<Answer> {
     let folder = call.folders.events();
     let segments = log::segments(&folder).map_err(|e| Error::os(format!("cannot list {}", folder.display()), e))?;
     let mut state = State::default();
@@ -140,7 +144,7 @@ fn from_log(call: &Call, id: u64, write: fn(&mut Vec<u8>, &str, &crate::model::T
     };
     let mut out = Vec::new();
     write(&mut out, "1", task);
-    Ok(out)
+    Ok(Answer::from_line(String::from_utf8_lossy(&out).into_owned()))
 }
 
 pub fn cancel_command(command: Command) -> Command {
@@ -165,16 +169,7 @@ pub fn task_command(command: Command) -> Command {
 
 pub fn task(call: &mut Call) -> Result<i32> {
     let id = ids(call)[0];
-    let mut client = call.connect()?;
-    client.send(1, "task", |o| {
-        o.num("id", id);
-    })?;
-    let answer = match client.answer()?.accepted() {
-        Err(e) if e.code == Code::Forgotten => {
-            Answer::from_line(String::from_utf8_lossy(&from_log(call, id, wire::answer::one_task)?).into_owned())
-        }
-        other => other?,
-    };
+    let answer = ask_about(call, "task", id, wire::answer::one_task)?;
     let task = answer.flat().raw("task").unwrap_or("{}").to_owned();
     if call.json {
         call.out.line(&task)?;

@@ -61,6 +61,8 @@ struct Host {
     commands: Lines,
     out: Outbox,
     reports: Outbox,
+    /// Held open, so that what clients write while nobody leads waits there.
+    _ctl: File,
     children: UnixStream,
     terminate: UnixStream,
     supervisor: Option<Process>,
@@ -146,6 +148,7 @@ impl Host {
             commands: Lines::new(open(folder.join("host"))?),
             out: Outbox::new(open(folder.join("out"))?, Unit::Lines),
             reports: Outbox::new(open(orders.folders.hosts())?, Unit::Lines),
+            _ctl: open(orders.folders.ctl())?,
             supervisor: Process::open(Pid(orders.supervisor)).ok(),
             orphan_until: None,
             generation: orders.generation,

@@ -171,10 +171,10 @@ impl Host {
         let surroundings = self.surroundings(digest)?;
         let script = self.script(text)?;
         let args = match &script {
-            Script::Text(text) => ["sh", "-c", text].map(cstring),
-            Script::File(path) => ["sh", "--", path].map(cstring),
+            Script::Text(text) => vec!["sh", "-c", "--", text],
+            Script::File(path) => vec!["sh", "--", path],
         };
-        let args: Result<Vec<CString>, _> = args.into_iter().collect();
+        let args: Result<Vec<CString>, _> = args.into_iter().map(cstring).collect();
         let args = args.map_err(|e| format!("cannot hand the command to the shell: {}", reason(&e)))?;
         let nothing = OpenOptions::new()
             .read(true)

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::event::{Loss, Then};
+use super::event::{Loss, StopMode, Then};
 use super::{AgentId, Deadline, Effect, Generation, Now, State, TaskId};
 use crate::limits;
 
@@ -261,6 +261,8 @@ impl State {
         match then {
             Then::Retry(_) | Then::Again => drop(self.deadlines.insert((until, Deadline::Restart(id)))),
             Then::Park => self.tell_settled(out),
+            // Its workload went first; the host is still to go.
+            Then::Remove if !loss.host => out.push(Effect::EndHost { agent: id, mode: StopMode::Clean }),
             Then::Remove => {}
         }
     }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::event::{Event, StopMode, Verdict};
 use super::task::ReplyTo;
-use super::{AgentId, AllWait, Body, Counts, Course, Deadline, Effect, Now, Phase, State, TaskId};
+use super::{AgentId, AllWait, Body, Course, Deadline, Effect, Now, Phase, State, TaskId};
 
 /// What a replay does with effects: nothing. The world has seen to them before.
 pub fn replay(state: &mut State, at: Now, event: Event) {
@@ -16,7 +16,7 @@ pub fn replay(state: &mut State, at: Now, event: Event) {
 impl State {
     pub fn apply(&mut self, at: Now, event: Event, out: &mut Vec<Effect>) {
         match event {
-            Event::Led { .. } => self.led(),
+            Event::Led { boot, .. } => self.led(boot),
             Event::Configured { spec } => self.spec = spec,
             Event::AgentAdded { agent } => self.agent_added(at, agent, out),
             Event::AgentRemoved { agent } => self.agent_removed(agent, out),
@@ -77,7 +77,8 @@ impl State {
     }
 
     /// A new leader starts with no hosts of its own: those of a dead one are looked for by recovery, not assumed.
-    fn led(&mut self) {
+    fn led(&mut self, boot: std::sync::Arc<str>) {
+        self.boot = Some(boot);
         self.course = Course::Running;
         self.agents.clear();
         self.room.clear();
@@ -94,17 +95,22 @@ impl State {
     pub(super) fn awaited_all(&mut self, to: ReplyTo, out: &mut Vec<Effect>) {
         let left = self.counts.live();
         if left == 0 {
-            out.push(Effect::Answer { to, body: Body::AllEnded(Counts::default()) });
+            out.push(Effect::Answer { to, body: Body::AllEnded(std::mem::take(&mut self.unawaited)) });
             return;
         }
         let last = self.last_task;
-        self.all_waits.push(AllWait { to, last, left, ended: Counts::default() });
+        self.all_waits.push(AllWait { to, last, left, ended: std::mem::take(&mut self.unawaited) });
     }
 
-    pub(super) fn tell_all_waits(&mut self, id: TaskId, verdict: Verdict, out: &mut Vec<Effect>) {
+    pub(super) fn tell_all_waits(&mut self, id: TaskId, verdict: Verdict, somebody_knows: bool, out: &mut Vec<Effect>) {
+        let mut covered = somebody_knows;
         for wait in self.all_waits.iter_mut().filter(|w| id <= w.last) {
             wait.left -= 1;
             wait.ended.count(verdict);
+            covered = true;
+        }
+        if !covered {
+            self.unawaited.count(verdict);
         }
         for wait in self.all_waits.extract_if(.., |w| w.left == 0) {
             out.push(Effect::Answer { to: wait.to, body: Body::AllEnded(wait.ended) });

@@ -59,6 +59,7 @@ pub enum Input {
     Lead {
         pid: i32,
         version: Arc<str>,
+        boot: Arc<str>,
     },
     PoolStart(PoolStart),
     Scale {
@@ -138,7 +139,11 @@ fn refuse(code: Code, message: impl Into<String>) -> Decision {
 
 pub fn decide(state: &State, now: Now, input: Input, out: &mut Vec<Event>) -> Decision {
     match input {
-        Input::Lead { pid, version } => lead(state, pid, version, out),
+        Input::Lead { pid, version, boot } => {
+            lead(state, out);
+            out.push(Event::Led { pid, version, boot });
+            Ok(())
+        }
         Input::PoolStart(start) => pool_start(state, start, out),
         Input::Scale { count, to } => scale(state, count, to, out),
         Input::Restart { agent, rolling, to } => restart(state, agent, rolling, to, out),
@@ -210,14 +215,12 @@ fn held(state: &State, agent: AgentId, task: TaskId) -> Decision {
 }
 
 /// A new leader puts back what the last one left running: newest first, so that nothing begins meanwhile.
-fn lead(state: &State, pid: i32, version: Arc<str>, out: &mut Vec<Event>) -> Decision {
+fn lead(state: &State, out: &mut Vec<Event>) {
     for agent in state.agents.values() {
         for task in agent.held.iter().rev() {
             put_back_or_end(state, *task, PutBack::Stopped, out);
         }
     }
-    out.push(Event::Led { pid, version });
-    Ok(())
 }
 
 fn pool_start(state: &State, start: PoolStart, out: &mut Vec<Event>) -> Decision {
@@ -265,7 +268,8 @@ fn restart(
             known_agent(state, id)?;
             vec![id]
         }
-        None => state.agents.keys().copied().collect(),
+        // One that is to leave is not brought back by a restart.
+        None => state.agents.values().filter(|a| a.retire != Some(Retire::Remove)).map(|a| a.id).collect(),
     };
     match rolling {
         true => out.push(Event::Rolling { agents }),
@@ -333,13 +337,16 @@ fn cancel(state: &State, id: TaskId, out: &mut Vec<Event>) -> Decision {
     };
     match &task.state {
         TaskState::Queued => {
-            let ended = Ended::because(Verdict::Cancelled, "cancelled before it began");
+            let ended = Ended::because(Verdict::Cancelled, "it was cancelled before it began");
             end(state, id, ended, out);
         }
         TaskState::Held { ending: None, .. } | TaskState::Running { ending: None, .. } => {
             out.push(Event::Ending { task: id, why: Ending::Cancel });
         }
-        TaskState::Held { .. } | TaskState::Running { .. } | TaskState::Ended(_) => {}
+        TaskState::Held { .. } | TaskState::Running { .. } => {}
+        TaskState::Ended(ended) => {
+            return refuse(Code::HasEnded, format!("task {id} has ended already: it is {}", ended.verdict.name()));
+        }
     }
     Ok(())
 }
@@ -376,15 +383,12 @@ fn exited(state: &State, agent: AgentId, id: TaskId, how: Exited, out: &mut Vec<
     let Exited { exit, signal, by_host, failure, result, unterminated, bytes, log } = how;
     let succeeded = exit == Some(0);
     let (verdict, reason, timed_out) = match (by_host, task.ending()) {
-        (true, Some(Ending::Cancel)) => (Verdict::Cancelled, Some("cancelled while it ran".into()), false),
+        (true, Some(Ending::Cancel)) => (Verdict::Cancelled, Some(WHILE_IT_RAN.into()), false),
         (true, Some(Ending::Timeout)) => {
             let limit = task.timeout_us().unwrap_or_default() as f64 / 1e6;
-            (Verdict::Failed, Some(format!("timed out after {limit} s").into()), true)
+            (Verdict::Failed, Some(format!("it timed out after {limit} s").into()), true)
         }
-        (true, None) if !succeeded => {
-            out.push(Event::PutBack { task: id, why: PutBack::Stopped });
-            return;
-        }
+        (true, None) if !succeeded => return put_back_or_end(state, id, PutBack::Stopped, out),
         _ if succeeded && failure.is_none() => (Verdict::Done, None, false),
         _ => (Verdict::Failed, failure, false),
     };
@@ -477,16 +481,22 @@ fn put_back_or_fail(state: &State, id: TaskId, why: PutBack, cause: &Arc<str>, o
     put_back_or_end(state, id, why, out);
 }
 
+const WHILE_IT_RAN: &str = "it was cancelled while it ran";
+const AT_MOST_ONCE: &str = "it was ended while it ran, and with no retries it is not begun again";
+
 /// A task whose agent is gone waits again, unless it was told to end: then it has.
 fn put_back_or_end(state: &State, id: TaskId, why: PutBack, out: &mut Vec<Event>) {
     let task = &state.tasks[id];
     let running = matches!(task.state, TaskState::Running { .. });
     match task.ending() {
-        Some(Ending::Cancel) => end(state, id, Ended::because(Verdict::Cancelled, "cancelled while it ran"), out),
+        Some(Ending::Cancel) => end(state, id, Ended::because(Verdict::Cancelled, WHILE_IT_RAN), out),
         Some(Ending::Timeout) => {
             let limit = task.timeout_us().unwrap_or_default() as f64 / 1e6;
-            let ended = Ended::because(Verdict::Failed, format!("timed out after {limit} s"));
+            let ended = Ended::because(Verdict::Failed, format!("it timed out after {limit} s"));
             end(state, id, Ended { timed_out: true, ..ended }, out);
+        }
+        None if running && why == PutBack::Stopped && task.retries() == 0 => {
+            end(state, id, Ended { by_hive: true, ..Ended::because(Verdict::Failed, AT_MOST_ONCE) }, out);
         }
         None => {
             let why = if running { why } else { PutBack::NotBegun };

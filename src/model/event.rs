@@ -11,6 +11,7 @@ pub enum Event {
     Led {
         pid: i32,
         version: Arc<str>,
+        boot: Arc<str>,
     },
     /// `pool start` said what new agents are to be like.
     Configured {

@@ -10,6 +10,8 @@ mod decide;
 mod effect;
 mod event;
 mod queue;
+#[cfg(test)]
+mod simulation;
 mod task;
 mod tasks;
 
@@ -136,6 +138,8 @@ impl Counts {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct State {
     pub course: Course,
+    /// The boot of the machine in which the last leader ran: pids mean something within one boot only.
+    pub boot: Option<Arc<str>>,
     /// What `pool start` asked for; new agents are made from it.
     pub spec: Arc<Spec>,
     pub agents: BTreeMap<AgentId, Agent>,
@@ -151,6 +155,8 @@ pub struct State {
     deadlines: BTreeSet<(i64, Deadline)>,
     /// Agents that are to restart or to leave.
     retiring: BTreeSet<AgentId>,
+    /// How tasks ended of which nobody has been told yet: the next wait for all is.
+    pub unawaited: Counts,
     pub all_waits: Vec<AllWait>,
     /// Clients that wait until there is room in the queue.
     pub room_waits: Vec<ReplyTo>,

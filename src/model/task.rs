@@ -310,14 +310,16 @@ impl State {
         task.forget_deadlines(&mut self.deadlines);
         ended.at = at.wall;
         task.state = TaskState::Ended(ended);
+        let told = out.len();
         out.extend(task.take_waiters().map(|to| Effect::Answer { to, body: Body::Ended(id) }));
+        let somebody_knows = out.len() > told;
         self.ended.push_back(id);
         self.ended_bytes += task.size();
         self.counts.count(verdict);
         if let Some(holder) = holder {
             self.released(at, id, holder, out);
         }
-        self.tell_all_waits(id, verdict, out);
+        self.tell_all_waits(id, verdict, somebody_knows, out);
         self.tell_room(out);
         self.forget_oldest();
     }

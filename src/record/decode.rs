@@ -62,7 +62,9 @@ impl Reader<'_, '_> {
                 to: self.opt_reply()?,
                 waits: self.flag("waits")?,
             },
-            "led" => Event::Led { pid: self.num("pid")? as i32, version: self.str("version")? },
+            "led" => {
+                Event::Led { pid: self.num("pid")? as i32, version: self.str("version")?, boot: self.str("boot")? }
+            }
             "configured" => Event::Configured { spec: Arc::new(self.spec()?) },
             "agent-added" => Event::AgentAdded { agent: self.agent()? },
             "agent-removed" => Event::AgentRemoved { agent: self.agent()? },

@@ -40,7 +40,9 @@ pub fn encode(out: &mut Vec<u8>, stamp: Stamp, time: &[u8], event: &Event) {
 
 fn fields(o: &mut Object, event: &Event) {
     match event {
-        Event::Led { pid, version } => kind(o, "led").num("pid", *pid).str("version", version).num("format", 1),
+        Event::Led { pid, version, boot } => {
+            kind(o, "led").num("pid", *pid).str("version", version).str("boot", boot).num("format", 1)
+        }
         Event::Configured { spec } => spec_fields(kind(o, "configured"), spec),
         Event::AgentAdded { agent } => kind(o, "agent-added").num("agent", agent.0),
         Event::AgentRemoved { agent } => kind(o, "agent-removed").num("agent", agent.0),
@@ -208,7 +210,7 @@ mod tests {
         let labelled = Options { target: Target::Labels(vec!["rust".into()]), ..Options::default() };
         let loss = Loss { host: true, cause: "exit 1".into(), stderr: "bad\nworse \"x\"".into() };
         let mut all = vec![
-            Event::Led { pid: 7, version: "0.1.0".into() },
+            Event::Led { pid: 7, version: "0.1.0".into(), boot: "b".into() },
             Event::Configured {
                 spec: Arc::new(Spec {
                     kind: Kind::Lines,

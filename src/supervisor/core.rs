@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::{Effect, Event, Input, Now, Refusal, Seq, State, Term, consequence, decide, expired};
 use crate::record::{self, Stamp};
 use crate::store::{Folders, Log, log};
+use crate::sys::process;
 use crate::time;
 
 pub struct Core {
@@ -56,7 +57,7 @@ impl Core {
     pub fn lead(&mut self, now: Now, pid: i32) {
         self.now = now;
         self.log.term = Term(self.log.term.0 + 1);
-        let lead = Input::Lead { pid, version: env!("CARGO_PKG_VERSION").into() };
+        let lead = Input::Lead { pid, version: env!("CARGO_PKG_VERSION").into(), boot: process::boot_id().into() };
         self.feed(lead).unwrap_or_else(|refusal| unreachable!("to lead is never refused: {}", refusal.message));
     }
 

@@ -143,13 +143,14 @@ impl Supervisor {
 
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
         let mut core = Core::open(folders, now())?;
+        // Opened before the old hosts go: they alone hold what was written while nobody led.
+        let (ctl, hosts) = (pipe(&folders.ctl())?, pipe(&folders.hosts())?);
         recover::end_old_hosts(&core.state, folders);
         core.lead(now(), process::my_pid().0);
 
         let mut intake =
             Intake::open(&folders.intake()).map_err(os("cannot map the intake (is the live folder's space full?)"))?;
         let left = intake.recover(core.recorded());
-        let (ctl, hosts) = (pipe(&folders.ctl())?, pipe(&folders.hosts())?);
         let stop_signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
         let signals = signal::doorbell(&stop_signals).map_err(os("cannot listen for signals"))?;
         let pause = if settings.durable { Duration::ZERO } else { limits::SYNC_WITHIN };

@@ -7,6 +7,9 @@ use crate::sys::tree;
 
 /// Ends the hosts that the log says ran, if they are still the same processes.
 pub fn end_old_hosts(state: &State, folders: &Folders) {
+    if state.boot.as_deref() != Some(process::boot_id().as_str()) {
+        return;
+    }
     for host in state.agents.values().filter_map(|agent| agent.host) {
         let pid = Pid(host.pid);
         if process::start_time(pid).is_ok_and(|ticks| ticks == host.start_ticks) {

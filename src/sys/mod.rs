@@ -12,7 +12,7 @@ pub mod signal;
 pub mod tree;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -61,22 +61,6 @@ pub fn wait_readable(fds: &[std::os::fd::BorrowedFd], timeout_ms: i32) -> io::Re
         };
         return Ok(polls.iter().map(|p| p.any().unwrap_or(false)).collect());
     }
-}
-
-/// Moves up to `max` bytes from a pipe to a file or pipe inside the kernel. 0 is the end.
-pub fn splice(from: &impl AsRawFd, to: &impl AsRawFd, max: usize) -> io::Result<usize> {
-    // SAFETY: both descriptors are open for the length of the call, and null offsets mean "their own position".
-    let n = unsafe {
-        libc::splice(
-            from.as_raw_fd(),
-            std::ptr::null_mut(),
-            to.as_raw_fd(),
-            std::ptr::null_mut(),
-            max,
-            libc::SPLICE_F_MOVE,
-        )
-    };
-    if n < 0 { Err(io::Error::last_os_error()) } else { Ok(n as usize) }
 }
 
 /// A larger pipe, for one that carries a lot. Where the user's share of pipe memory is used up, it stays as it is.

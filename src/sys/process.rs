@@ -168,12 +168,6 @@ pub fn my_pid() -> Pid {
     Pid(std::process::id() as i32)
 }
 
-/// Leaves the terminal and the session of whoever started us.
-pub fn new_session() -> io::Result<()> {
-    nix::unistd::setsid()?;
-    Ok(())
-}
-
 /// Starts a process. Uses posix_spawn (vfork inside), so the cost does not grow with the parent.
 pub fn start(plan: &Plan) -> io::Result<Pid> {
     let program = cstring(plan.program.as_os_str())?;

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// A stream that becomes readable when one of `signals` arrives. Signals do not queue: one byte may stand for many.
 pub fn doorbell(signals: &[i32]) -> io::Result<UnixStream> {
@@ -27,11 +27,6 @@ pub fn ignore(which: Signal) -> io::Result<()> {
     // SAFETY: SIG_IGN runs no code of ours.
     unsafe { signal(which, SigHandler::SigIgn) }?;
     Ok(())
-}
-
-/// Nothing blocked: whoever started us may have left a mask behind.
-pub fn clear_mask() -> io::Result<()> {
-    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// The signal's name without its "SIG", for people.

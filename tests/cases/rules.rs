@@ -41,13 +41,24 @@ fn sources() -> Vec<Source> {
     let mut found = Vec::new();
     collect(&src, &mut found);
     assert!(found.len() > 30, "the source is where it is looked for");
-    found
+    let sources: Vec<Source> = found
         .into_iter()
         .map(|path| Source {
             text: fs::read_to_string(&path).unwrap(),
             path: path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(),
         })
-        .collect()
+        .collect();
+    let tests: Vec<String> = sources.iter().flat_map(tests_of).collect();
+    sources.into_iter().filter(|s| !tests.contains(&s.path)).collect()
+}
+
+/// Files that are only there for tests: `#[cfg(test)]`, and on the next line `mod name;`.
+fn tests_of(source: &Source) -> Vec<String> {
+    let folder = source.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let lines: Vec<&str> = source.text.lines().collect();
+    let pairs = lines.windows(2).filter(|pair| pair[0].trim() == "#[cfg(test)]");
+    let names = pairs.filter_map(|pair| pair[1].trim().strip_prefix("mod ")?.strip_suffix(';'));
+    names.map(|name| format!("{folder}/{name}.rs")).collect()
 }
 
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) {

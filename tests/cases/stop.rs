@@ -33,7 +33,7 @@ fn a_running_task_is_put_back_and_runs_after_the_next_start() {
 fn a_stop_is_not_counted_as_a_death() {
     let hive = Hive::start(["-n", "1"]);
     let gate = hive.gate();
-    hive.submit_with(&["--retries", "0"], &gate.then("echo ok"));
+    hive.submit_with(&["--retries", "1"], &gate.then("echo ok"));
     for times in 1..=3 {
         gate.wait_for(times);
         hive.run(["pool", "stop"]).exits(0);
@@ -43,6 +43,20 @@ fn a_stop_is_not_counted_as_a_death() {
     gate.open(1);
     hive.run(["wait", "1"]).prints("1 done\n").exits(0);
     assert_eq!(hive.task(1)["attempt"], 4);
+}
+
+#[test]
+fn with_no_retries_a_task_that_a_stop_ended_is_not_begun_again() {
+    let hive = Hive::start(["-n", "1"]);
+    let gate = hive.gate();
+    hive.submit_with(&["--retries", "0"], &gate.wait());
+    gate.wait_for(1);
+    hive.submit_with(&["--retries", "0"], "echo had not begun");
+    hive.run(["pool", "stop"]).exits(0);
+    hive.pool_start(["-n", "1"]).exits(0);
+    hive.run(["wait", "1", "2"]).prints("1 failed\n2 done\n").exits(1);
+    hive.run(["result", "1"]).mentions("with no retries it is not begun again").exits(125);
+    assert_eq!(gate.entered(), 1);
 }
 
 #[test]

@@ -283,9 +283,10 @@ fn processes_with(needle: &str) -> Vec<Process> {
     found
 }
 
-/// Whether a process is there and no zombie.
+/// Whether a process is there and no zombie: its first thread may be one while another still holds its files.
 pub fn is_alive(pid: i32) -> bool {
-    stat(pid).is_some_and(|fields| fields[0] != "Z" && fields[0] != "X")
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat(pid).is_some_and(|fields| !["Z", "X"].contains(&fields[0].as_str()) || threads() > 1)
 }
 
 /// The fields of /proc/PID/stat after the name: state, parent, group, session, ...

@@ -1,0 +1,323 @@
+//! The model against a pretended world: agents that answer, die, start slowly, and a supervisor that is restarted.
+//! One seed is one run; a failure prints its seed. After every event the invariants are checked, and at the end of a run,
+//! when the faults have stopped, every accepted task must have ended.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::*;
+
+/// A small generator of numbers: the same seed, the same run (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+    }
+
+    fn one_in(&mut self, sides: u64) -> bool {
+        self.roll(sides) == 0
+    }
+}
+
+/// What runs in an agent's place, as far as the model can see it.
+#[derive(Default)]
+struct Place {
+    generation: Generation,
+    hosted: bool,
+    up: bool,
+    tasks: VecDeque<TaskId>,
+}
+
+struct World {
+    dice: Dice,
+    state: State,
+    log: Vec<(Now, Event)>,
+    now: Now,
+    places: BTreeMap<AgentId, Place>,
+    /// How often each task ended, and how often it began, by what was seen outside.
+    ended: HashMap<TaskId, u32>,
+    begun: HashMap<TaskId, u32>,
+    answered: u64,
+    asked: u64,
+    faults: bool,
+    pending: Vec<Input>,
+}
+
+fn to(world: &mut World) -> ReplyTo {
+    world.asked += 1;
+    ReplyTo { name: "sim".into(), tag: world.asked.to_string().into(), watches: false }
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        World {
+            dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            state: State::default(),
+            log: Vec::new(),
+            now: Now { mono: 1, wall: 1 },
+            places: BTreeMap::new(),
+            ended: HashMap::new(),
+            begun: HashMap::new(),
+            answered: 0,
+            asked: 0,
+            faults: true,
+            pending: Vec::new(),
+        }
+    }
+
+    fn feed(&mut self, input: Input) -> Result<(), Refusal> {
+        let mut events = Vec::new();
+        let verdict = decide(&self.state, self.now, input, &mut events);
+        if verdict.is_ok() {
+            events.into_iter().for_each(|event| self.commit(event));
+        }
+        self.settle();
+        verdict
+    }
+
+    fn settle(&mut self) {
+        while let Some(event) = expired(&self.state, self.now).or_else(|| consequence(&self.state)) {
+            self.commit(event);
+        }
+        self.check();
+        for input in std::mem::take(&mut self.pending) {
+            let _ = self.feed(input);
+        }
+    }
+
+    fn commit(&mut self, event: Event) {
+        if let Event::Ended { task, .. } = &event {
+            *self.ended.entry(*task).or_default() += 1;
+        }
+        self.log.push((self.now, event.clone()));
+        let mut effects = Vec::new();
+        self.state.apply(self.now, event, &mut effects);
+        effects.into_iter().for_each(|effect| self.perform(effect));
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::SpawnHost { agent, generation } => {
+                self.places.insert(agent, Place { generation, hosted: true, ..Place::default() });
+                let host = HostId { pid: 100 + agent.0 as i32, start_ticks: 1 };
+                self.pending.push(Input::Hosted { agent, generation, host });
+            }
+            Effect::StartWorkload { agent, generation } => {
+                let place = self.places.entry(agent).or_default();
+                *place = Place { generation, hosted: true, ..Place::default() };
+            }
+            Effect::SendTask { agent, task, attempt, .. } => {
+                let begun = self.begun.entry(task).or_default();
+                assert!(attempt <= *begun + 1, "task {task}: attempt {attempt} after {begun} beginnings");
+                *begun = attempt;
+                self.places.entry(agent).or_default().tasks.push_back(task);
+            }
+            Effect::EndTask { agent, .. } => self.pending.push(self.death(agent, false)),
+            Effect::EndHost { agent, .. } => self.pending.push(self.death(agent, true)),
+            Effect::EndAllHosts { .. } => {
+                let ids: Vec<AgentId> = self.places.keys().copied().collect();
+                ids.into_iter().for_each(|id| self.pending.push(self.death(id, true)));
+            }
+            Effect::Answer { .. } => self.answered += 1,
+            Effect::SendCancel { .. } | Effect::CleanUp { .. } | Effect::Exit => {}
+        }
+    }
+
+    fn death(&self, agent: AgentId, host: bool) -> Input {
+        let generation = self.places.get(&agent).map_or(Generation(0), |p| p.generation);
+        Input::Down { agent, generation, loss: Loss { host, cause: "sim".into(), stderr: "".into() } }
+    }
+
+    /// What must hold after every event.
+    fn check(&self) {
+        let state = &self.state;
+        let of = |name: &str| state.tasks.iter().filter(|t| t.state_name() == name).count() as u64;
+        assert_eq!((state.counts.queued, state.counts.running), (of("queued"), of("running")), "counts");
+        for agent in state.agents.values() {
+            assert!(agent.held.len() as u32 <= agent.capacity(), "agent {} holds too much", agent.id);
+            for (n, id) in agent.held.iter().enumerate() {
+                let task = &state.tasks[*id];
+                assert_eq!(task.agent(), Some(agent.id), "task {id} is held by {}", agent.id);
+                assert_eq!(matches!(task.state, TaskState::Running { .. }), n == 0, "only the first runs: {id}");
+            }
+        }
+        let held: usize = state.agents.values().map(|a| a.held.len()).sum();
+        let placed = state.tasks.iter().filter(|t| t.ended().is_none() && t.agent().is_some()).count();
+        assert_eq!(held, placed, "no task is with an agent that does not know it");
+        assert!(self.ended.values().all(|n| *n == 1), "a task ended twice");
+        assert!(state.tasks.iter().all(|t| t.deaths <= t.retries() + 1), "attempts within limits");
+    }
+
+    fn replays_to_the_same(&self) {
+        let mut again = State::default();
+        for (at, event) in &self.log {
+            replay(&mut again, *at, event.clone());
+        }
+        assert!(again == self.state, "the state is the fold of its log");
+    }
+
+    fn step(&mut self) {
+        self.now.mono += self.dice.roll(400_000) as i64;
+        self.now.wall = self.now.mono;
+        let agents = self.state.agents.len().max(1) as u64;
+        let agent = AgentId(1 + self.dice.roll(agents) as u32);
+        match self.dice.roll(if self.faults { 24 } else { 12 }) {
+            0..=4 if self.faults => self.submit(),
+            0..=8 => self.work(agent),
+            9..=11 => self.come_up(agent),
+            12 | 13 => drop(self.feed(self.death(agent, false))),
+            14 => drop(self.feed(self.death(agent, true))),
+            15 | 16 => {
+                let task = TaskId(1 + self.dice.roll(self.state.last_task.0 + 1));
+                let _ = self.feed(Input::Cancel { task });
+            }
+            17 => {
+                let (count, to) = (1 + self.dice.roll(6) as u32, Some(to(self)));
+                let _ = self.feed(Input::Scale { count, to });
+            }
+            18 => {
+                let agent = if self.dice.one_in(2) { Some(agent) } else { None };
+                let (rolling, to) = (self.dice.one_in(2), Some(to(self)));
+                let _ = self.feed(Input::Restart { agent, rolling, to });
+            }
+            19 => {
+                let to = to(self);
+                let _ = self.feed(Input::Wait { what: WaitFor::All, to });
+            }
+            20 if self.dice.one_in(4) => self.new_leader(),
+            21 => self.now.mono += 20_000_000,
+            _ => self.settle(),
+        }
+        // Time passes for deadlines too.
+        self.settle();
+    }
+
+    fn submit(&mut self) {
+        let mut options = Options::default();
+        if self.dice.one_in(3) {
+            options.priority = self.dice.roll(3) as i32 - 1;
+        }
+        if self.dice.one_in(4) {
+            options.timeout_us = Some(1 + self.dice.roll(2_000_000) as i64);
+        }
+        if self.dice.one_in(4) {
+            options.retries = Some(self.dice.roll(2) as u32);
+        }
+        if self.dice.one_in(5) {
+            options.target = Target::Agent(AgentId(1 + self.dice.roll(6) as u32));
+        }
+        let options = (options != Options::default()).then(|| Box::new(options));
+        let (waits, to) = (self.dice.one_in(2), Some(to(self)));
+        let _ = self.feed(Input::Submit(Submit { text: "x".into(), options, to, waits }));
+    }
+
+    /// An agent answers for the task at its head, or says nothing to the point.
+    fn work(&mut self, agent: AgentId) {
+        let Some(task) = self.places.get_mut(&agent).filter(|p| p.up).and_then(|p| p.tasks.pop_front()) else {
+            return;
+        };
+        let input = match self.dice.roll(6) {
+            0 => Input::Failed { agent, task, reason: "sim".into() },
+            // It speaks of a task that it does not hold.
+            1 => Input::Done { agent, task: TaskId(task.0 + 1000), result: None },
+            2 => Input::Progress { agent, task, percent: 50, text: "".into() },
+            _ => Input::Done { agent, task, result: Some("ok".into()) },
+        };
+        let over = matches!(&input, Input::Failed { .. } | Input::Done { .. }) && self.feed(input.clone()).is_ok();
+        if !over && let Some(place) = self.places.get_mut(&agent).filter(|p| p.up) {
+            place.tasks.push_front(task);
+        }
+    }
+
+    fn come_up(&mut self, agent: AgentId) {
+        let Some(place) = self.places.get_mut(&agent).filter(|p| p.hosted && !p.up) else { return };
+        place.up = true;
+        let generation = place.generation;
+        let _ = self.feed(Input::Ready { agent, generation, workload: 1, abilities: vec![], labels: vec![] });
+    }
+
+    /// The supervisor dies; the next one ends the old hosts, and begins again with the same pool.
+    fn new_leader(&mut self) {
+        self.places.clear();
+        self.feed(Input::Lead { pid: 1, version: "sim".into(), boot: "sim".into() }).expect("to lead is never refused");
+        self.start_pool();
+    }
+
+    fn start_pool(&mut self) {
+        let prefetch = [1, 1, 4][self.dice.roll(3) as usize];
+        let spec = Spec {
+            kind: Kind::Lines,
+            command: vec!["sim".into()],
+            prefetch,
+            max_queued: 50,
+            start_patience_us: 5_000_000,
+            ..Spec::default()
+        };
+        let count = 1 + self.dice.roll(4) as u32;
+        let start = PoolStart { spec: Arc::new(spec), count, to: None };
+        self.feed(Input::PoolStart(start)).expect("an empty hive takes a pool");
+    }
+
+    /// With faults over, everything that was accepted ends.
+    fn runs_dry(&mut self) {
+        self.faults = false;
+        for _ in 0..4000 {
+            if self.state.counts.live() == 0 {
+                return;
+            }
+            let parked = self.state.agents.values().any(|a| matches!(a.phase, Phase::Parked { .. }));
+            if parked && self.state.retiring.is_empty() {
+                let _ = self.feed(Input::Restart { agent: None, rolling: false, to: None });
+            }
+            if self.state.agents.len() < 6 {
+                let _ = self.feed(Input::Scale { count: 6, to: None });
+            }
+            self.step();
+        }
+        self.tell_story();
+        panic!("tasks are left: {:?}", self.state.counts);
+    }
+
+    /// What a failed run needs to be understood: the agents, and the end of the log.
+    fn tell_story(&self) {
+        for agent in self.state.agents.values() {
+            let outside = self.places.get(&agent.id).map(|p| (p.generation, p.hosted, p.up, &p.tasks));
+            eprintln!(
+                "agent {}: {:?} {:?} holds {:?}; outside {outside:?}",
+                agent.id, agent.phase, agent.retire, agent.held
+            );
+        }
+        for (at, event) in self.log.iter().rev().take(40).rev() {
+            eprintln!("{} {event:?}", at.mono);
+        }
+    }
+}
+
+fn run(seed: u64, steps: u32) {
+    let mut world = World::new(seed);
+    world.new_leader();
+    (0..steps).for_each(|_| world.step());
+    world.replays_to_the_same();
+    world.runs_dry();
+    world.replays_to_the_same();
+    let accepted = world.state.last_task.0;
+    assert_eq!(world.ended.len() as u64, accepted, "every accepted task ended, once");
+}
+
+/// Many short lives. `HIVE_SEEDS` makes them more, `HIVE_SEED` runs one alone (both are read when this is built).
+#[test]
+fn every_accepted_task_ends_once_whatever_happens() {
+    let number = |text: Option<&str>| text.and_then(|v| v.parse::<u64>().ok());
+    let seeds = match number(option_env!("HIVE_SEED")) {
+        Some(seed) => seed..seed + 1,
+        None => 1..1 + number(option_env!("HIVE_SEEDS")).unwrap_or(2_000),
+    };
+    for seed in seeds {
+        let outcome = std::panic::catch_unwind(|| run(seed, 120));
+        assert!(outcome.is_ok(), "this run failed: HIVE_SEED={seed} repeats it");
+    }
+}
