@@ -33,8 +33,13 @@ pub fn command() -> Command {
         .arg(option("label", "LABEL", "A label of these agents, for `--label` of tasks; may be given several times").action(ArgAction::Append))
         .arg(option("prefetch", "N", "Tasks that a lines agent may hold ahead [default: 1]").value_parser(value_parser!(u32)))
         .arg(option("max-queued", "N", "Tasks that may wait before more are refused [default: 1048576]").value_parser(value_parser!(u64).range(1..)))
-        .arg(option("stop-grace", "SECONDS", "Between TERM and KILL [default: 5]").value_parser(super::submit::seconds))
-        .arg(option("start-timeout", "SECONDS", "An agent not ready after this counts as dead [default: 60]").value_parser(super::submit::seconds))
+        .arg(option("stop-grace", "SECONDS", "Between TERM and KILL [default: 5]").allow_hyphen_values(true).value_parser(super::submit::seconds))
+        .arg(option("start-timeout", "SECONDS", "An agent not ready after this counts as dead [default: 60]").allow_hyphen_values(true).value_parser(super::submit::seconds))
+        .arg(
+            option("grace", "SECONDS", "Agents end by themselves when no supervisor has led for this long [default: 30]")
+                .allow_hyphen_values(true)
+                .value_parser(super::submit::seconds),
+        )
         .arg(option("pin", "CPU", "Keep the supervisor on this processor").value_parser(value_parser!(usize)))
         .arg(flag("durable", "Answer only what is on disk: survives the machine, not just its processes"))
         .arg(flag("foreground", "Stay in the foreground; TERM or Ctrl-C stops the hive"))
@@ -102,6 +107,7 @@ impl Pool {
         add("prefetch", call.args.get_one::<u32>("prefetch").map(u32::to_string));
         add("max_queued", call.args.get_one::<u64>("max-queued").map(u64::to_string));
         add("stop_grace", call.args.get_one::<f64>("stop-grace").map(f64::to_string));
+        add("orphan_grace", call.args.get_one::<f64>("grace").map(f64::to_string));
         add("start_patience", call.args.get_one::<f64>("start-timeout").map(f64::to_string));
         let here = Surroundings::here().and_then(|here| here.store(&Context::at(&call.folders.context)));
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);

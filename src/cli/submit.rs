@@ -49,7 +49,11 @@ pub fn options(command: Command) -> Command {
             option("label", "LABEL", "Only agents with this label may run it; may be given several times")
                 .action(ArgAction::Append),
         )
-        .arg(option("timeout", "SECONDS", "End an attempt that runs longer").value_parser(seconds))
+        .arg(
+            option("timeout", "SECONDS", "End an attempt that runs longer")
+                .value_parser(seconds)
+                .allow_hyphen_values(true),
+        )
         .arg(
             option("priority", "N", "Higher goes first [default: 0]")
                 .value_parser(value_parser!(i32))

@@ -35,7 +35,8 @@ pub fn wait_command(command: Command) -> Command {
             Arg::new("timeout")
                 .long("timeout")
                 .value_name("SECONDS")
-                .value_parser(value_parser!(f64))
+                .value_parser(super::submit::seconds)
+                .allow_hyphen_values(true)
                 .help("Wait no longer than this (exit 5)"),
         )
 }

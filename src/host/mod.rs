@@ -254,7 +254,7 @@ impl Host {
         if let Some(supervisor) = self.supervisor.take() {
             let _ = self.poll.registry().deregister(&mut SourceFd(&supervisor.as_raw_fd()));
         }
-        self.orphan_until = Some(clock::monotonic_micros() + limits::ORPHAN_GRACE.as_micros() as i64);
+        self.orphan_until = Some(clock::monotonic_micros() + self.orders.spec.orphan_grace_us);
     }
 
     fn obey(&mut self, command: Command) {

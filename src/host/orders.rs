@@ -50,6 +50,7 @@ impl Orders {
         o.str("context", &path(&self.folders.context)).num("agent", self.agent.0).num("generation", self.generation.0);
         o.str("kind", self.spec.kind.name()).strings("command", self.spec.command.iter().map(String::as_str));
         o.opt_str("surroundings", self.spec.surroundings.as_deref()).num("stop_grace_us", self.spec.stop_grace_us);
+        o.num("orphan_grace_us", self.spec.orphan_grace_us);
         o.num("start_patience_us", self.spec.start_patience_us).num("supervisor", self.supervisor);
         o.num("open_files", self.open_files);
         let cpus: Vec<String> = self.processors.iter().map(usize::to_string).collect();
@@ -74,6 +75,7 @@ impl Orders {
             surroundings: flat.str("surroundings")?.map(|t| t.as_ref().into()),
             stop_grace_us: num("stop_grace_us")? as i64,
             start_patience_us: num("start_patience_us")? as i64,
+            orphan_grace_us: num("orphan_grace_us")? as i64,
             ..Spec::default()
         };
         let folders = Folders {

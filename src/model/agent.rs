@@ -57,6 +57,8 @@ pub struct Spec {
     pub max_queued: u64,
     pub stop_grace_us: i64,
     pub start_patience_us: i64,
+    /// How long hosts live on without a supervisor.
+    pub orphan_grace_us: i64,
 }
 
 /// A host process, told apart from any other that had or will have its pid.

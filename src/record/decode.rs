@@ -197,6 +197,7 @@ impl Reader<'_, '_> {
             max_queued: self.num("max_queued")?,
             stop_grace_us: self.num("stop_grace_us")? as i64,
             start_patience_us: self.num("start_patience_us")? as i64,
+            orphan_grace_us: self.num("orphan_grace_us")? as i64,
         })
     }
 

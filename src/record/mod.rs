@@ -114,6 +114,7 @@ fn spec_fields<'o, 'a>(o: Fields<'o, 'a>, spec: &Spec) -> Fields<'o, 'a> {
         .num("max_queued", spec.max_queued)
         .num("stop_grace_us", spec.stop_grace_us)
         .num("start_patience_us", spec.start_patience_us)
+        .num("orphan_grace_us", spec.orphan_grace_us)
 }
 
 fn lost<'o, 'a>(o: Fields<'o, 'a>, loss: &Loss, then: &Then) -> Fields<'o, 'a> {

@@ -259,6 +259,7 @@ fn spec(flat: &Flat) -> Result<Spec, String> {
         max_queued: flat.u64("max_queued")?.unwrap_or(limits::QUEUED_MAX),
         stop_grace_us: seconds(flat, "stop_grace")?.unwrap_or(micros(limits::STOP_GRACE)),
         start_patience_us: seconds(flat, "start_patience")?.unwrap_or(micros(limits::START_PATIENCE)),
+        orphan_grace_us: seconds(flat, "orphan_grace")?.unwrap_or(micros(limits::ORPHAN_GRACE)),
     })
 }
 

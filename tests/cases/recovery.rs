@@ -166,9 +166,8 @@ fn what_lived_below_a_host_that_died_with_its_supervisor_is_ended_by_the_next() 
 }
 
 #[test]
-#[ignore = "the grace is 30 s"]
 fn an_abandoned_hive_ends_itself() {
-    let hive = Hive::start(["-n", "2"]);
+    let hive = Hive::start(["-n", "2", "--grace", "1", "--stop-grace", "1"]);
     let gate = hive.gate();
     hive.submit(&format!("trap '' TERM; setsid sleep 1000 & {}", gate.wait()));
     gate.wait_for(1);
