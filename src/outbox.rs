@@ -20,6 +20,9 @@ pub enum Unit {
     Bytes,
 }
 
+/// A buffer up to this size is kept for the next turn.
+const KEPT_MAX: usize = 512 * 1024;
+
 pub struct Outbox {
     pub file: File,
     unit: Unit,
@@ -38,6 +41,11 @@ impl Outbox {
         &mut self.bytes
     }
 
+    /// What is not sent yet, to go elsewhere.
+    pub fn take_waiting(&mut self) -> Vec<u8> {
+        self.bytes.split_off(self.sent)
+    }
+
     pub fn waiting(&self) -> usize {
         self.bytes.len() - self.sent
     }
@@ -51,8 +59,7 @@ impl Outbox {
                 Ok(n) => self.sent += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let moved = self.sent > before;
-                    self.bytes.drain(..self.sent);
-                    self.sent = 0;
+                    self.close_up();
                     if !self.watched {
                         registry.register(&mut SourceFd(&self.file.as_raw_fd()), token, Interest::WRITABLE)?;
                         self.watched = true;
@@ -70,10 +77,18 @@ impl Outbox {
             self.watched = false;
         }
         // A burst is over: its memory goes back.
-        if self.bytes.capacity() > 64 * 1024 {
+        if self.bytes.capacity() > KEPT_MAX {
             self.bytes = Vec::new();
         }
         Ok(moved)
+    }
+
+    /// Moves what is left to the front, if that is the smaller part: so no byte is moved more than once or twice.
+    fn close_up(&mut self) {
+        if self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
     }
 
     fn next_end(&self) -> usize {

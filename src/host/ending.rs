@@ -133,6 +133,7 @@ impl Host {
                 self.inbox.clear();
                 self.with = None;
                 self.is_down = false;
+                self.was_ready = false;
                 self.start_workload();
             }
             Then::Leave => self.then = Then::Leave,

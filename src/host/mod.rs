@@ -78,6 +78,8 @@ struct Host {
     warm: Option<Job>,
     /// The next one is started when its task runs for this long, or has ended.
     warm_up_at: Option<i64>,
+    /// This generation's first warm process was reported ready.
+    was_ready: bool,
     /// A look at whether the warm one is quiet: when, and how often it was looked.
     quiet: Option<quiet::Watch>,
     /// Everything below but the warm one is being ended; when the next round of killing is due.
@@ -123,6 +125,7 @@ impl Host {
             let what = what.to_owned();
             move |e: io::Error| Error::os(what, e)
         };
+        process::set_name();
         for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2] {
             signal::ignore(ignored).map_err(os("cannot ignore a signal"))?;
         }
@@ -163,6 +166,7 @@ impl Host {
             current: None,
             warm: None,
             warm_up_at: None,
+            was_ready: false,
             quiet: None,
             sweep: None,
             then: Then::GoOn,

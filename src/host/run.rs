@@ -68,7 +68,10 @@ impl Host {
             });
         match started {
             Ok(job) => {
-                self.quiet = Some(quiet::Watch::new(clock::monotonic_micros()));
+                // Only the first one is waited for: later ones are started beside a task, and simply used.
+                if !self.was_ready {
+                    self.quiet = Some(quiet::Watch::new(clock::monotonic_micros()));
+                }
                 self.warm = Some(job);
             }
             Err(cause) => match &self.current {
@@ -87,6 +90,7 @@ impl Host {
         if watch.is_quiet(now, warm.pid, warm.stdin_inode()) || last_look {
             let pid = warm.pid.0;
             self.quiet = None;
+            self.was_ready = true;
             self.report(News::Ready(pid));
         }
     }

@@ -163,7 +163,7 @@ impl Clients {
         self.by_name.remove(&client.name);
         self.last = None;
         let (name, mut outbox) = (client.name, client.outbox);
-        let bytes = std::mem::take(outbox.buffer());
+        let bytes = outbox.take_waiting();
         drop(outbox);
         let Some(slot) = self.open(&name) else { return };
         if let Some(client) = self.slots[slot].as_mut() {

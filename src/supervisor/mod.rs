@@ -132,6 +132,7 @@ impl Supervisor {
             let what = what.to_owned();
             move |e: io::Error| Error::os(what, e)
         };
+        process::set_name();
         folders.make()?;
         let lock = take_lead(folders)?;
         let open_files = sys::raise_open_files().map_err(os("cannot raise the limit of open files"))?;

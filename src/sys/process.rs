@@ -164,6 +164,11 @@ pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
+/// What `ps` and `top` call this process: it was started through /proc/self/exe, and would be called "exe".
+pub fn set_name() {
+    let _ = nix::sys::prctl::set_name(c"hivectl");
+}
+
 pub fn my_pid() -> Pid {
     Pid(std::process::id() as i32)
 }
