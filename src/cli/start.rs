@@ -54,10 +54,11 @@ pub fn run(call: &mut Call) -> Result<i32> {
     if call.flag("foreground") {
         return foreground(call, request);
     }
-    if let Some(leader) = client::leader(&call.folders) {
-        return Err(runs_already(call, leader.pid));
+    match client::leader(&call.folders) {
+        // A supervisor without agents is one whose starter died before it could ask for them.
+        Some(leader) => refuse_second_pool(call, leader.pid)?,
+        None => launch(call)?,
     }
-    launch(call)?;
     let mut client = call.connect()?;
     let answer = match request.ask(&mut client, &call.folders) {
         // Nothing of a hive stays that was not to be.
@@ -73,18 +74,21 @@ pub fn run(call: &mut Call) -> Result<i32> {
     pool::settled(call, &answer)
 }
 
-fn runs_already(call: &Call, pid: i32) -> Error {
-    let agents = call.connect().and_then(|mut c| c.ask("status", |_| {})).ok().map(|answer| {
-        let rows: Vec<serde_json::Value> =
-            serde_json::from_str(answer.flat().raw("agents").unwrap_or("[]")).unwrap_or_default();
-        let busy = rows.iter().filter(|a| a["state"] == "busy").count();
-        format!(", {} agents, {busy} of them busy", rows.len())
-    });
+fn refuse_second_pool(call: &Call, pid: i32) -> Result<()> {
+    let answer = call.connect()?.ask("status", |_| {})?;
+    let rows: Vec<serde_json::Value> =
+        serde_json::from_str(answer.flat().raw("agents").unwrap_or("[]")).unwrap_or_default();
+    if rows.is_empty() && answer.str("state").as_deref() == Some("running") {
+        return Ok(());
+    }
+    let busy = rows.iter().filter(|a| a["state"] == "busy").count();
     let remedy = "`hivectl pool status` shows it, `hivectl pool stop` ends it, `--hive NAME` starts another beside it";
-    Error::new(
-        Code::AlreadyRunning,
-        format!("hive {} runs already (supervisor {pid}{}): {remedy}", call.folders.hive, agents.unwrap_or_default()),
-    )
+    let message = format!(
+        "hive {} runs already (supervisor {pid}, {} agents, {busy} of them busy): {remedy}",
+        call.folders.hive,
+        rows.len()
+    );
+    Err(Error::new(Code::AlreadyRunning, message))
 }
 
 /// The pool that is asked for.

@@ -1,5 +1,7 @@
 //! Verbs about tasks that exist: `wait`, `result`, `tasks`, `task`, `cancel`.
 
+use std::io::Read;
+
 use clap::{Arg, ArgAction, Command, value_parser};
 
 use super::{Call, exit, outcome, output};
@@ -8,7 +10,7 @@ use crate::error::{Code, Error, Result};
 use crate::json::{Flat, unquote};
 use crate::model::{Event, State, TaskId, replay};
 use crate::record::Stamp;
-use crate::store::log;
+use crate::store::{Context, log};
 use crate::sys::clock;
 use crate::{time, wire};
 
@@ -226,8 +228,10 @@ pub fn tasks(call: &mut Call) -> Result<i32> {
         call.out.line("]}")?;
         return Ok(exit::DONE);
     }
+    let context = Context::at(&call.folders.context);
     let heading = ["ID", "STATE", "AGENT", "TRY", "AGE", "TOOK", "TEXT"].map(str::to_owned).to_vec();
-    let table: Vec<Vec<String>> = std::iter::once(heading).chain(rows.iter().filter_map(|row| cells(row))).collect();
+    let table: Vec<Vec<String>> =
+        std::iter::once(heading).chain(rows.iter().filter_map(|row| cells(row, &context))).collect();
     call.out.table(&table)?;
     Ok(exit::DONE)
 }
@@ -236,7 +240,18 @@ fn state_of(row: &str) -> String {
     Flat::parse(row).ok().and_then(|f| f.str("state").ok().flatten().map(|s| s.into_owned())).unwrap_or_default()
 }
 
-fn cells(row: &str) -> Option<Vec<String>> {
+/// The first line of a task's text, wherever it is.
+fn headline(text: &str, context: &Context) -> String {
+    let Some(digest) = wire::reference(text) else { return wire::answer::headline(text).into_owned() };
+    let mut first = Vec::new();
+    let read = context.open(digest).and_then(|file| file.take(256).read_to_end(&mut first));
+    match read {
+        Ok(_) => wire::answer::headline(&String::from_utf8_lossy(&first)).into_owned(),
+        Err(_) => text.to_owned(),
+    }
+}
+
+fn cells(row: &str, context: &Context) -> Option<Vec<String>> {
     let flat = Flat::parse(row).ok()?;
     let text = |name: &str| flat.str(name).ok().flatten().map(|t| t.into_owned());
     let num = |name: &str| flat.u64(name).ok().flatten().map(|n| n.to_string());
@@ -244,7 +259,7 @@ fn cells(row: &str) -> Option<Vec<String>> {
     let now = clock::wall_micros();
     let age = at("submitted").map(|at| output::duration(now - at)).unwrap_or_default();
     let took = at("started").map(|started| output::duration(at("ended").unwrap_or(now) - started)).unwrap_or_default();
-    let mut shown: String = wire::answer::headline(&text("text")?).chars().take(60).collect();
+    let mut shown: String = headline(&text("text")?, context).chars().take(60).collect();
     if let Some(name) = text("name") {
         shown = format!("{name}: {shown}");
     }

@@ -61,6 +61,9 @@ pub enum Body {
     /// The task has ended: read it from the state.
     Ended(TaskId),
     AllEnded(Counts),
+    /// What was asked for is done.
+    Ok,
+    /// The queue has room again.
     Room,
     /// Every agent is ready or parked.
     Settled,

@@ -190,10 +190,9 @@ impl Hive {
         Ok(())
     }
 
+    /// Said with the turn's other answers, when its events are recorded.
     fn ok(&mut self, to: Option<ReplyTo>) -> Result<()> {
-        if let Some(to) = to {
-            self.clients.answer(&to, self.core.recorded(), |out| answer::ok(out, &to.tag, |_| {}));
-        }
+        self.core.effects.extend(to.map(|to| Effect::Answer { to, body: Body::Ok }));
         Ok(())
     }
 }

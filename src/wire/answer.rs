@@ -21,7 +21,7 @@ pub fn body(out: &mut Vec<u8>, tag: &str, state: &State, body: &Body) {
         Body::AllEnded(ended) => ok(out, tag, |o| {
             o.num("done", ended.done).num("failed", ended.failed).num("cancelled", ended.cancelled);
         }),
-        Body::Room | Body::Stopped => ok(out, tag, |_| {}),
+        Body::Ok | Body::Room | Body::Stopped => ok(out, tag, |_| {}),
         Body::Settled => settled(out, tag, state),
         Body::StoppedBefore(Some(id)) => {
             let message =
