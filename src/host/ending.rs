@@ -8,6 +8,8 @@ use crate::sys::process::{self, Ending, Pid, Reaped};
 use crate::sys::{clock, signal, tree};
 use crate::wire::host::News;
 
+/// On a single processor the answer would wait for the start of the next process: it is let pass first.
+const WARM_UP_AFTER_ANSWER: Duration = Duration::from_millis(1);
 /// What is left of a finished task's tree is asked to end, and killed after this.
 const LEFTOVER_GRACE: Duration = Duration::from_millis(200);
 
@@ -45,9 +47,17 @@ impl Host {
                 Reaped::NoChildren => break true,
             }
         };
-        if self.sweep.is_some() && (none_left || (self.warm.is_some() && self.victims().is_empty())) {
+        if self.sweep.is_none() {
+            return;
+        }
+        // The usual case is cheap: there is no child at all, and nobody has to be looked for.
+        let victims = if none_left { Vec::new() } else { self.victims() };
+        if victims.is_empty() && (none_left || self.warm.is_some()) {
             self.sweep = None;
+            self.leftovers_unasked = false;
             self.swept();
+        } else if std::mem::take(&mut self.leftovers_unasked) {
+            tree::ask_to_end(&victims);
         }
     }
 
@@ -69,18 +79,14 @@ impl Host {
 
     /// A task has ended by itself. What it left behind goes too, but has a moment to do so in peace.
     pub(super) fn begin_sweep_of_leftovers(&mut self) {
-        if self.warm_up_at.take().is_some() {
-            self.warm_up();
+        if let Some(at) = &mut self.warm_up_at {
+            *at = (*at).min(clock::monotonic_micros() + WARM_UP_AFTER_ANSWER.as_micros() as i64);
         }
         if let Some(loss) = self.warm_lost.take() {
             self.then = Then::Down(loss);
         }
-        // The usual case costs one call: there is no child at all.
-        let at = clock::monotonic_micros() + LEFTOVER_GRACE.as_micros() as i64;
-        self.sweep = Some(at);
-        if !matches!(process::reap_any(), Reaped::NoChildren) {
-            tree::ask_to_end(&self.victims());
-        }
+        self.sweep = Some(clock::monotonic_micros() + LEFTOVER_GRACE.as_micros() as i64);
+        self.leftovers_unasked = true;
     }
 
     pub(super) fn workload_ended(&mut self, ending: Ending) {

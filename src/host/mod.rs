@@ -84,6 +84,8 @@ struct Host {
     quiet: Option<quiet::Watch>,
     /// Everything below but the warm one is being ended; when the next round of killing is due.
     sweep: Option<i64>,
+    /// What a task left behind has not been asked to end yet.
+    leftovers_unasked: bool,
     /// What to do once nothing is left below.
     then: Then,
     /// The loss of the workload was reported: tasks that come meanwhile are put back by the supervisor, and not run here.
@@ -169,6 +171,7 @@ impl Host {
             was_ready: false,
             quiet: None,
             sweep: None,
+            leftovers_unasked: false,
             then: Then::GoOn,
             is_down: false,
             warm_lost: None,
