@@ -22,6 +22,7 @@ use mio::{Events, Interest, Poll, Token};
 use nix::libc;
 
 use crate::error::{Code, Error, Result};
+use crate::json::Flat;
 use crate::limits;
 use crate::model::{AgentId, Input, Now, StopMode};
 use crate::store::sync::Syncer;
@@ -282,8 +283,11 @@ fn take_lead(folders: &Folders) -> Result<Lock> {
             Err(e) => return Err(Error::os(format!("cannot lock {}", path.display()), e)),
         }
     }
-    let holder = std::fs::read_to_string(&path).unwrap_or_default();
-    let message = format!("hive {} runs already: {}", folders.hive, holder.trim());
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let pid = Flat::parse(text.trim()).ok().and_then(|leader| leader.u64("pid").ok().flatten());
+    let who = pid.map_or_else(String::new, |pid| format!(" (supervisor {pid})"));
+    let remedy = "`hivectl pool status` shows it, `hivectl pool stop` ends it, `--hive NAME` starts another beside it";
+    let message = format!("hive {} runs already{who}: {remedy}", folders.hive);
     Err(Error::new(Code::AlreadyRunning, message))
 }
 
