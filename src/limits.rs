@@ -55,6 +55,8 @@ pub const RETRIES_MAX: u32 = 1000;
 pub const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// TERM, then this long, then KILL.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
+/// A host that was told to end a task, and has not so long after the grace, is killed itself.
+pub const HOST_PATIENCE: Duration = Duration::from_secs(2);
 /// An agent that is not ready after this long counts as dead.
 pub const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Hosts live on without a supervisor for this long.

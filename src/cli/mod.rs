@@ -78,7 +78,7 @@ const VERBS: &[Verb] = &[
 const CODES: &str = "\
 Exit codes:
   0 done   1 the task failed, or the answer is no   2 wrong use   3 no hive is running
-  4 no such agent, task or key   5 timed out   6 refused (limit, disk full, running already)
+  4 no such agent, task, label or content   5 timed out   6 refused (limit, disk full, running already)
   `run` exits with the task's own code where it has one, and with 125 where hive failed.
 
 Environment:

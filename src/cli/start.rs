@@ -81,6 +81,11 @@ fn refuse_second_pool(call: &Call, pid: i32) -> Result<()> {
     if rows.is_empty() && answer.str("state").as_deref() == Some("running") {
         return Ok(());
     }
+    if answer.str("state").as_deref() == Some("stopping") {
+        let message =
+            format!("hive {} is stopping (supervisor {pid}): start it again when it is gone", call.folders.hive);
+        return Err(Error::new(Code::Stopping, message));
+    }
     let busy = rows.iter().filter(|a| a["state"] == "busy").count();
     let remedy = "`hivectl pool status` shows it, `hivectl pool stop` ends it, `--hive NAME` starts another beside it";
     let message = format!(
@@ -181,7 +186,10 @@ fn launch(call: &Call) -> Result<()> {
         args.push("--durable".into());
     }
     let args = args.into_iter().map(cstring).collect::<std::io::Result<Vec<_>>>().map_err(cannot)?;
-    let env = Surroundings::here().map_err(cannot)?.env;
+    // The supervisor stands elsewhere: what was relative here is told to it as it was meant.
+    let base = |path: &Path| path.parent().unwrap_or(path).as_os_str().to_owned();
+    let (kept, live) = (base(&call.folders.kept), base(&call.folders.live));
+    let env = Surroundings::here().map_err(cannot)?.with(&[("HIVE_DIR", &kept), ("HIVE_SHM", &live)]).env;
     let plan = Plan {
         program: Path::new("/proc/self/exe"),
         args: &args,

@@ -54,7 +54,8 @@ impl State {
             }
             Event::Usage { .. } => {}
             Event::Ending { task, why } => self.ending(at, task, why, out),
-            Event::Forced { task } => self.end_by_force(task, out),
+            Event::Forced { task } => self.end_by_force(at, task, out),
+            Event::GivenUp { task } => self.give_up(task, out),
             Event::PutBack { task, why } => self.put_back(at, task, why, out),
             Event::Ended { task, ended } => self.ended(at, task, ended, out),
             Event::Awaited { task, to } => {

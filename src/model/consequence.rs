@@ -10,6 +10,7 @@ pub fn expired(state: &State, now: Now) -> Option<Event> {
     Some(match *what {
         Deadline::Timeout(task) => Event::Ending { task, why: Ending::Timeout },
         Deadline::Escalate(task) => Event::Forced { task },
+        Deadline::GiveUp(task) => Event::GivenUp { task },
         Deadline::Restart(id) => Event::Restarting { agent: id, generation: next_generation(state, id) },
         Deadline::Start(agent) => Event::Overdue { agent },
     })

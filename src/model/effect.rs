@@ -33,6 +33,10 @@ pub enum Effect {
         agent: AgentId,
         task: TaskId,
     },
+    /// The host does not obey: it is killed.
+    KillHost {
+        agent: AgentId,
+    },
     /// The host ends everything below it and goes.
     EndHost {
         agent: AgentId,

@@ -95,6 +95,10 @@ pub enum Event {
     Forced {
         task: TaskId,
     },
+    /// Its host does not end it: the host is killed, and what is below it is ended from outside.
+    GivenUp {
+        task: TaskId,
+    },
     PutBack {
         task: TaskId,
         why: PutBack,

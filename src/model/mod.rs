@@ -94,6 +94,8 @@ pub enum Deadline {
     Timeout(TaskId),
     /// A task that was asked to end has not.
     Escalate(TaskId),
+    /// A host that was told to end a task has not done so in any time that it may take.
+    GiveUp(TaskId),
     /// An agent's back-off is over.
     Restart(AgentId),
     /// An agent should have been ready by now.

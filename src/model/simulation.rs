@@ -117,6 +117,7 @@ impl World {
                 self.places.entry(agent).or_default().tasks.push_back(task);
             }
             Effect::EndTask { agent, .. } => self.pending.push(self.death(agent, false)),
+            Effect::KillHost { agent } => self.pending.push(self.death(agent, true)),
             Effect::EndHost { agent, .. } => self.pending.push(self.death(agent, true)),
             Effect::EndAllHosts { .. } => {
                 let ids: Vec<AgentId> = self.places.keys().copied().collect();

@@ -229,7 +229,8 @@ impl State {
         if let Some(next) = next.and_then(|next| self.tasks.get_mut(next)) {
             next.begin(at, &mut self.counts, &mut self.deadlines);
             if next.ending().is_some() {
-                out.push(Effect::EndTask { agent: holder, task: next.id });
+                let next = next.id;
+                self.end_by_host(at, next, holder, out);
             }
         }
         self.find_room(holder);
@@ -250,17 +251,33 @@ impl State {
                     let at = at.mono + limits::CANCEL_GRACE.as_micros() as i64;
                     self.deadlines.insert((at, Deadline::Escalate(id)));
                 } else {
-                    out.push(Effect::EndTask { agent, task: id });
+                    self.end_by_host(at, id, agent, out);
                 }
             }
             TaskState::Queued | TaskState::Ended(_) => {}
         }
     }
 
-    pub(super) fn end_by_force(&mut self, id: TaskId, out: &mut Vec<Effect>) {
+    /// The host is told to end it, and has the grace and a little more to do so.
+    fn end_by_host(&mut self, at: Now, id: TaskId, agent: AgentId, out: &mut Vec<Effect>) {
+        out.push(Effect::EndTask { agent, task: id });
+        let grace = self.agents.get(&agent).map_or(0, |a| a.spec.stop_grace_us);
+        let patience = grace + limits::HOST_PATIENCE.as_micros() as i64;
+        self.deadlines.insert((at.mono + patience, Deadline::GiveUp(id)));
+    }
+
+    pub(super) fn give_up(&mut self, id: TaskId, out: &mut Vec<Effect>) {
         let Some(task) = self.tasks.get(id) else { return };
         task.forget_deadlines(&mut self.deadlines);
-        out.extend(task.agent().map(|agent| Effect::EndTask { agent, task: id }));
+        out.extend(task.agent().map(|agent| Effect::KillHost { agent }));
+    }
+
+    pub(super) fn end_by_force(&mut self, at: Now, id: TaskId, out: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get(id) else { return };
+        task.forget_deadlines(&mut self.deadlines);
+        if let Some(agent) = task.agent() {
+            self.end_by_host(at, id, agent, out);
+        }
     }
 
     pub(super) fn put_back(&mut self, at: Now, id: TaskId, why: PutBack, out: &mut Vec<Effect>) {
@@ -349,7 +366,7 @@ impl Task {
     fn forget_deadlines(&self, deadlines: &mut BTreeSet<(i64, Deadline)>) {
         let TaskState::Running { since, ending, .. } = self.state else { return };
         if ending.is_some() {
-            deadlines.retain(|(_, what)| *what != Deadline::Escalate(self.id));
+            deadlines.retain(|(_, what)| *what != Deadline::Escalate(self.id) && *what != Deadline::GiveUp(self.id));
         } else if let Some(timeout) = self.timeout_us() {
             deadlines.remove(&(since.mono + timeout, Deadline::Timeout(self.id)));
         }

@@ -100,6 +100,7 @@ impl Reader<'_, '_> {
             "usage" => Event::Usage { task: self.task()?, fields: self.str("usage")? },
             "ending" => Event::Ending { task: self.task()?, why: self.why_ending()? },
             "forced" => Event::Forced { task: self.task()? },
+            "given-up" => Event::GivenUp { task: self.task()? },
             "put-back" => {
                 let why = PutBack::parse(&self.str("why")?).ok_or_else(|| wrong("why"))?;
                 Event::PutBack { task: self.task()?, why }

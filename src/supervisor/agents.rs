@@ -184,6 +184,13 @@ impl Agents {
         }
     }
 
+    /// A host that does not obey. Its end is heard like any other's, and then its tree is ended.
+    pub fn kill_host(&self, id: AgentId) {
+        if let Some(host) = self.links.get(&id).and_then(|link| link.host.as_ref()) {
+            let _ = host.signal(Signal::SIGKILL);
+        }
+    }
+
     /// What killed hosts left behind came up as our children: end it.
     pub fn clean_up(&self) {
         let hosts: Vec<Pid> = self.links.values().filter_map(|l| l.host.as_ref()).map(|h| h.pid).collect();

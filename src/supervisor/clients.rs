@@ -25,6 +25,8 @@ pub struct Clients {
     /// With `--durable`: answers whose records are not yet on disk.
     durable: bool,
     held: VecDeque<(Seq, Arc<str>, Vec<u8>)>,
+    /// How many were ever opened: now and then what dead clients left is cleared away.
+    opened: usize,
     /// Clients that were dropped with answers unread.
     pub cut: u64,
 }
@@ -48,6 +50,7 @@ impl Clients {
             dirty: Vec::new(),
             durable,
             held: VecDeque::new(),
+            opened: 0,
             cut: 0,
         }
     }
@@ -98,6 +101,10 @@ impl Clients {
     fn open(&mut self, name: &Arc<str>) -> Option<usize> {
         if self.by_name.len() >= limits::CLIENTS_OPEN_MAX {
             self.close_idle();
+        }
+        self.opened += 1;
+        if self.opened.is_multiple_of(limits::CLIENTS_OPEN_MAX) {
+            self.clear_away();
         }
         let Ok(file) = fifo::open_write(&self.folder.join(name.as_ref())) else {
             self.gone(name);
@@ -194,6 +201,17 @@ impl Clients {
     /// A client of hivectl's own that is gone takes its pipe with it, in case it could not do so itself.
     fn gone(&mut self, name: &str) {
         self.cut += 1;
+        self.remove_if_dead(name);
+    }
+
+    /// Clients that died before they asked for anything were never met: their pipes are found by looking.
+    fn clear_away(&self) {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            entry.file_name().to_str().into_iter().for_each(|name| self.remove_if_dead(name));
+        }
+    }
+
+    fn remove_if_dead(&self, name: &str) {
         let pid = name.strip_prefix("hivectl-").and_then(|rest| rest.split('-').next()).and_then(|p| p.parse().ok());
         if let Some(pid) = pid
             && crate::sys::process::Process::open(crate::sys::process::Pid(pid)).is_err()

@@ -44,6 +44,7 @@ impl Hive {
             Effect::SpawnHost { agent, generation } => self.agents.spawn(agent, generation, &mut self.core, poll),
             Effect::StartWorkload { agent, generation } => self.agents.command(agent, &Command::Start(generation)),
             Effect::EndTask { agent, task } => self.agents.command(agent, &Command::End(task.0)),
+            Effect::KillHost { agent } => self.agents.kill_host(agent),
             Effect::EndHost { agent, mode } => self.agents.command(agent, &Command::Stop(mode)),
             Effect::EndAllHosts { mode } => self.agents.end_all(mode),
             Effect::CleanUp { .. } => self.agents.clean_up(),

@@ -192,8 +192,10 @@ pub fn start(plan: &Plan) -> io::Result<Pid> {
             Place::Group(group) => (libc::POSIX_SPAWN_SETPGROUP, group),
         };
         libc::posix_spawnattr_setpgroup(&mut attr, group);
-        let mut all = std::mem::zeroed();
-        libc::sigfillset(&mut all);
+        // Every bit by hand: sigfillset leaves out two signals that the C library keeps to itself, and posix_spawn then
+        // has them ignored in the new process.
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        std::ptr::write_bytes(&mut all, 0xff, 1);
         libc::posix_spawnattr_setsigdefault(&mut attr, &all);
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&mut none);

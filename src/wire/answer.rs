@@ -110,7 +110,9 @@ pub fn task(out: &mut Vec<u8>, task: &Task) {
     if let Some(agent) = task.agent() {
         o.num("agent", agent.0);
     }
-    o.num("attempt", task.attempts).str("text", &task.text);
+    // A task that was read from its last records alone has the number there.
+    let attempts = task.ended().map_or(0, |ended| ended.attempt).max(task.attempts);
+    o.num("attempt", attempts).str("text", &task.text);
     let stamp = |o: &mut Object, name: &str, at: i64| {
         o.str(name, &time::text(at));
     };

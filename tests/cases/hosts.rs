@@ -125,3 +125,10 @@ fn forty_agents_work_at_once() {
     hive.run(["wait", "--all"]).exits(0);
     assert_eq!(hive.status()["tasks"]["done"], 40);
 }
+
+#[test]
+fn a_host_that_was_stopped_is_given_up_and_its_task_ends() {
+    let hive = Hive::start(["-n", "1", "--stop-grace", "0.1"]);
+    hive.run(["run", "--timeout", "0.1", "--retries", "0", "kill -STOP $PPID; sleep 1000"]).exits(5);
+    hive.run(["run", "echo fine"]).prints("fine\n").exits(0);
+}
