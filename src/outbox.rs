@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -39,6 +41,12 @@ impl Outbox {
     /// Where to append what is to be sent: whole lines.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
+    }
+
+    /// Whether another pipe stands under this name by now.
+    pub fn is_replaced(&self, path: &Path) -> bool {
+        let (Ok(named), Ok(ours)) = (std::fs::symlink_metadata(path), self.file.metadata()) else { return false };
+        named.ino() != ours.ino()
     }
 
     /// What is not sent yet, to go elsewhere.
