@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
 use super::queue::Target;
 use super::task::{Ending, Options, ReplyTo, TaskState};
-use super::{Agent, AgentId, Course, Generation, HostId, Now, Phase, Retire, Spec, State, TaskId};
+use super::{Agent, AgentId, Course, Generation, HostId, Now, Phase, Retire, Spec, State, Task, TaskId};
 use crate::error::Code;
 use crate::limits;
 
@@ -384,10 +384,7 @@ fn exited(state: &State, agent: AgentId, id: TaskId, how: Exited, out: &mut Vec<
     let succeeded = exit == Some(0);
     let (verdict, reason, timed_out) = match (by_host, task.ending()) {
         (true, Some(Ending::Cancel)) => (Verdict::Cancelled, Some(WHILE_IT_RAN.into()), false),
-        (true, Some(Ending::Timeout)) => {
-            let limit = task.timeout_us().unwrap_or_default() as f64 / 1e6;
-            (Verdict::Failed, Some(format!("it timed out after {limit} s").into()), true)
-        }
+        (true, Some(Ending::Timeout)) => (Verdict::Failed, Some(out_of_time(task)), true),
         (true, None) if !succeeded => return put_back_or_end(state, id, PutBack::Stopped, out),
         _ if succeeded && failure.is_none() => (Verdict::Done, None, false),
         _ => (Verdict::Failed, failure, false),
@@ -491,8 +488,7 @@ fn put_back_or_end(state: &State, id: TaskId, why: PutBack, out: &mut Vec<Event>
     match task.ending() {
         Some(Ending::Cancel) => end(state, id, Ended::because(Verdict::Cancelled, WHILE_IT_RAN), out),
         Some(Ending::Timeout) => {
-            let limit = task.timeout_us().unwrap_or_default() as f64 / 1e6;
-            let ended = Ended::because(Verdict::Failed, format!("it timed out after {limit} s"));
+            let ended = Ended::because(Verdict::Failed, out_of_time(task));
             end(state, id, Ended { timed_out: true, ..ended }, out);
         }
         None if running && why == PutBack::Stopped && task.retries() == 0 => {
@@ -503,4 +499,9 @@ fn put_back_or_end(state: &State, id: TaskId, why: PutBack, out: &mut Vec<Event>
             out.push(Event::PutBack { task: id, why });
         }
     }
+}
+
+fn out_of_time(task: &Task) -> Arc<str> {
+    let limit = task.timeout_us().unwrap_or_default() as f64 / 1e6;
+    format!("it timed out after {limit} s").into()
 }

@@ -11,7 +11,6 @@ const CHUNK: u64 = 32;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Tasks {
     chunks: HashMap<u64, Box<Chunk>, IdHash>,
-    len: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -21,14 +20,6 @@ struct Chunk {
 }
 
 impl Tasks {
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     pub fn get(&self, id: TaskId) -> Option<&Task> {
         self.chunks.get(&(id.0 / CHUNK))?.slots[(id.0 % CHUNK) as usize].as_ref()
     }
@@ -45,7 +36,6 @@ impl Tasks {
             .entry(id / CHUNK)
             .or_insert_with(|| Box::new(Chunk { slots: [const { None }; CHUNK as usize], used: 0 }));
         chunk.used += 1;
-        self.len += 1;
         chunk.slots[(id % CHUNK) as usize] = Some(task);
     }
 
@@ -54,7 +44,6 @@ impl Tasks {
         let chunk = self.chunks.get_mut(&key)?;
         let task = chunk.slots[(id.0 % CHUNK) as usize].take()?;
         chunk.used -= 1;
-        self.len -= 1;
         if chunk.used == 0 {
             self.chunks.remove(&key);
         }

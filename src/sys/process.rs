@@ -73,10 +73,6 @@ impl Process {
         }
     }
 
-    pub fn has_ended(&self) -> bool {
-        self.wait_for_end(0)
-    }
-
     /// Waits until it has ended, at most so long.
     pub fn wait_for_end(&self, timeout_ms: i32) -> bool {
         super::wait_readable(&[self.fd.as_fd()], timeout_ms).is_ok_and(|ready| ready[0])
