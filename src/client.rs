@@ -11,21 +11,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Code, Error, Result};
 use crate::json::{Flat, Object};
-use crate::limits::LINE_MAX;
+use crate::limits::{LEADERLESS_PATIENCE, LINE_MAX};
 use crate::store::Folders;
+use crate::sys::notify::Watcher;
 use crate::sys::process::{Pid, Process, my_pid};
 use crate::sys::{self, clock, fifo, lock};
-
-/// What is said when the supervisor goes away under a request.
-const GONE: &str =
-    "the supervisor died before it answered; what it accepted is in its log: `hivectl pool start` goes on with it";
 
 pub struct Client {
     ctl: File,
     reply: File,
     path: PathBuf,
     name: String,
-    leader: Process,
+    folders: Folders,
+    leader: Leadership,
     taken: Vec<u8>,
     /// Where the next line begins in `taken`.
     from: usize,
@@ -36,6 +34,22 @@ pub struct Client {
 pub struct Leader {
     pub pid: i32,
     pub term: u64,
+}
+
+/// Whether anybody will answer.
+enum Leadership {
+    Led(Process),
+    /// The leader died. Its agents live on for a while, and the next leader answers what it left unanswered.
+    Awaited {
+        until: i64,
+        changes: Watcher,
+    },
+}
+
+/// A hive whose supervisor is dead, and whose agents are not.
+pub struct Abandoned {
+    pub agents: usize,
+    pub for_us: i64,
 }
 
 /// One answer, or news about one that is to come.
@@ -93,6 +107,36 @@ impl Answer {
     }
 }
 
+/// The process that leads. Where one is about to (it has the lock, and has not said who it is; or a standby waits for a
+/// lock that has just become free) it is waited for.
+fn await_leader(folders: &Folders) -> Result<Process> {
+    let until = clock::monotonic_micros() + LEADERLESS_PATIENCE.as_micros() as i64;
+    let mut changes = None;
+    loop {
+        if let Some(process) = leader(folders).and_then(|leader| Process::open(Pid(leader.pid)).ok()) {
+            return Ok(process);
+        }
+        let soon = lock::is_held(&folders.leader()).unwrap_or(false) || !standbys(folders).is_empty();
+        let left = left_until(until);
+        match &mut changes {
+            _ if !soon || left.is_zero() => return Err(nobody_leads(folders)),
+            // Looked at once more after the watch has begun: nothing is missed.
+            None => changes = Watcher::new(&[&folders.live]).ok(),
+            Some(changes) => {
+                let waited = changes.wait(left.as_millis() as i32 + 1);
+                waited.map_err(|e| Error::os("cannot wait for the hive's leader", e))?;
+            }
+        }
+    }
+}
+
+/// Supervisors that wait for the lead.
+pub fn standbys(folders: &Folders) -> Vec<Process> {
+    let files = std::fs::read_dir(folders.standbys()).into_iter().flatten().flatten();
+    let pids = files.filter_map(|file| file.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Process::open(Pid(pid)).ok()).collect()
+}
+
 /// The leader of a hive, if one is alive.
 pub fn leader(folders: &Folders) -> Option<Leader> {
     if !lock::is_held(&folders.leader()).unwrap_or(false) {
@@ -103,18 +147,45 @@ pub fn leader(folders: &Folders) -> Option<Leader> {
     Some(Leader { pid: flat.u64("pid").ok()?? as i32, term: flat.u64("term").ok()?? })
 }
 
+/// What is left of a hive that nobody leads: each of its hosts has said so in a file.
+pub fn abandoned(folders: &Folders) -> Option<Abandoned> {
+    let mut found: Option<Abandoned> = None;
+    for agent in std::fs::read_dir(folders.agents()).ok()?.flatten() {
+        let path = agent.path().join("orphaned");
+        let (Ok(pid), Ok(since)) = (std::fs::read_to_string(&path), path.metadata().and_then(|m| m.modified())) else {
+            continue;
+        };
+        if pid.trim().parse().is_ok_and(|pid| Process::open(Pid(pid)).is_ok()) {
+            let for_us = since.elapsed().map_or(0, |age| age.as_micros() as i64);
+            let before = found.get_or_insert(Abandoned { agents: 0, for_us });
+            *before = Abandoned { agents: before.agents + 1, for_us: before.for_us.max(for_us) };
+        }
+    }
+    found
+}
+
+/// Nobody leads: what can be said of it, and what to do.
+pub fn nobody_leads(folders: &Folders) -> Error {
+    let (hive, live) = (&folders.hive, folders.live.display());
+    let message = match abandoned(folders) {
+        None => format!("no hive \"{hive}\" is running at {live}: start one with `hivectl pool start`"),
+        Some(Abandoned { agents, for_us }) => {
+            let (is, they) = if agents == 1 { ("1 agent is", "it") } else { ("agents are", "them") };
+            let alive = if agents == 1 { is.to_owned() } else { format!("{agents} {is}") };
+            let ago = crate::time::duration(for_us);
+            format!(
+                "the supervisor of hive {hive} died {ago} ago; {alive} alive: `hivectl pool start` takes {they} over"
+            )
+        }
+    };
+    Error::new(Code::NoHive, message)
+}
+
 impl Client {
     pub fn connect(folders: &Folders) -> Result<Client> {
-        let none = || {
-            let remedy = "start one with `hivectl pool start`";
-            Error::new(
-                Code::NoHive,
-                format!("no hive \"{}\" is running at {}: {remedy}", folders.hive, folders.live.display()),
-            )
-        };
-        let leader = leader(folders).ok_or_else(none)?;
-        let leader = Process::open(Pid(leader.pid)).map_err(|_| none())?;
-        let ctl = fifo::open_write(&folders.ctl())
+        let leader = Leadership::Led(await_leader(folders)?);
+        // For reading too, though it never does: so what was written waits for the next leader, should this one die.
+        let ctl = fifo::open_both(&folders.ctl())
             .map_err(|e| Error::os(format!("cannot open {}", folders.ctl().display()), e))?;
         let name = format!("hivectl-{}-{}", my_pid().0, clock::monotonic_micros());
         let path = folders.replies().join(&name);
@@ -126,7 +197,7 @@ impl Client {
                 return Err(Error::os(format!("cannot open {}", path.display()), e));
             }
         };
-        Ok(Client { ctl, reply, path, name, leader, taken: Vec::new(), from: 0 })
+        Ok(Client { ctl, reply, path, name, folders: folders.clone(), leader, taken: Vec::new(), from: 0 })
     }
 
     /// One request; `fields` writes what belongs to its operation.
@@ -165,7 +236,6 @@ impl Client {
         match sys::write(&self.ctl, lines) {
             Ok(_) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Error::new(Code::NoHive, GONE)),
             Err(e) => Err(Error::os("cannot write to the hive's ctl", e)),
         }
     }
@@ -176,7 +246,7 @@ impl Client {
         self.answer()?.accepted()
     }
 
-    /// The next answer; waits for it as long as the supervisor lives.
+    /// The next answer; waits for it as long as there is a supervisor, or may be one again.
     pub fn answer(&mut self) -> Result<Answer> {
         loop {
             if let Some(answer) = self.next_answer()? {
@@ -226,17 +296,22 @@ impl Client {
 
     /// The same; returns whether `also` can be read.
     fn wait_also(&mut self, timeout: Option<Duration>, for_room: bool, also: Option<&impl AsFd>) -> Result<bool> {
-        let mut fds = vec![
-            PollFd::new(self.reply.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.leader.as_fd(), PollFlags::POLLIN),
-        ];
+        let leader = match &self.leader {
+            Leadership::Led(leader) => leader.as_fd(),
+            Leadership::Awaited { changes, .. } => changes.as_fd(),
+        };
+        let mut fds = vec![PollFd::new(self.reply.as_fd(), PollFlags::POLLIN), PollFd::new(leader, PollFlags::POLLIN)];
         if let Some(also) = also {
             fds.push(PollFd::new(also.as_fd(), PollFlags::POLLIN));
         }
         if for_room {
             fds.push(PollFd::new(self.ctl.as_fd(), PollFlags::POLLOUT));
         }
-        let timeout = timeout.map_or(PollTimeout::NONE, |t| {
+        let patience = match self.leader {
+            Leadership::Led(_) => None,
+            Leadership::Awaited { until, .. } => Some(left_until(until)),
+        };
+        let timeout = timeout.into_iter().chain(patience).min().map_or(PollTimeout::NONE, |t| {
             PollTimeout::try_from(t.as_millis().saturating_add(1).min(i32::MAX as u128) as i32)
                 .unwrap_or(PollTimeout::MAX)
         });
@@ -245,11 +320,41 @@ impl Client {
             other => other.map_err(|e| Error::os("cannot wait for the hive", e))?,
         };
         let ready = |n: usize| fds.get(n).and_then(|fd| fd.any()).unwrap_or(false);
-        if ready(1) && !ready(0) {
-            return Err(Error::new(Code::NoHive, GONE));
+        let also_ready = also.is_some() && ready(2);
+        if !ready(0) && (ready(1) || patience.is_some_and(|left| left.is_zero())) {
+            self.look_for_leader()?;
         }
-        Ok(also.is_some() && ready(2))
+        Ok(also_ready)
     }
+
+    /// The leader is gone, or something has changed since it went.
+    fn look_for_leader(&mut self) -> Result<()> {
+        if let Leadership::Led(_) = self.leader {
+            let cannot = |e| Error::os(format!("cannot watch {}", self.folders.live.display()), e);
+            let until = clock::monotonic_micros() + LEADERLESS_PATIENCE.as_micros() as i64;
+            // It went in good order, and took everything with it.
+            if !self.folders.ctl().exists() {
+                return Err(nobody_leads(&self.folders));
+            }
+            self.leader = Leadership::Awaited { until, changes: Watcher::new(&[&self.folders.live]).map_err(cannot)? };
+        }
+        let Leadership::Awaited { until, changes } = &mut self.leader else { return Ok(()) };
+        changes.hush();
+        if let Some(leader) = leader(&self.folders).and_then(|leader| Process::open(Pid(leader.pid)).ok()) {
+            self.leader = Leadership::Led(leader);
+        } else if left_until(*until).is_zero() {
+            // As long as agents live, somebody may come for them.
+            if abandoned(&self.folders).is_none() {
+                return Err(nobody_leads(&self.folders));
+            }
+            *until = clock::monotonic_micros() + LEADERLESS_PATIENCE.as_micros() as i64;
+        }
+        Ok(())
+    }
+}
+
+fn left_until(moment: i64) -> Duration {
+    Duration::from_micros((moment - clock::monotonic_micros()).max(0) as u64)
 }
 
 impl AsFd for Client {

@@ -62,6 +62,11 @@ pub const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Hosts live on without a supervisor for this long.
 pub const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 
+/// A supervisor that was killed to make room for another gets so long to be gone.
+pub const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// A client that waits for an answer waits so long for the next leader; and again, as long as agents live.
+pub const LEADERLESS_PATIENCE: Duration = Duration::from_secs(3);
+
 /// A task's log (what is not result), and an agent's log before it is rotated.
 pub const TASK_LOG_MAX: u64 = 64 * 1024 * 1024;
 pub const AGENT_LOG_MAX: u64 = 1024 * 1024;

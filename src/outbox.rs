@@ -30,12 +30,14 @@ pub struct Outbox {
     unit: Unit,
     bytes: Vec<u8>,
     sent: usize,
+    /// Bytes sent before those in the buffer.
+    before: u64,
     watched: bool,
 }
 
 impl Outbox {
     pub fn new(file: File, unit: Unit) -> Outbox {
-        Outbox { file, unit, bytes: Vec::new(), sent: 0, watched: false }
+        Outbox { file, unit, bytes: Vec::new(), sent: 0, before: 0, watched: false }
     }
 
     /// Where to append what is to be sent: whole lines.
@@ -52,6 +54,15 @@ impl Outbox {
     /// What is not sent yet, to go elsewhere.
     pub fn take_waiting(&mut self) -> Vec<u8> {
         self.bytes.split_off(self.sent)
+    }
+
+    /// How many bytes ever went into the pipe, and how many will have when all is sent.
+    pub fn sent(&self) -> u64 {
+        self.before + self.sent as u64
+    }
+
+    pub fn end(&self) -> u64 {
+        self.before + self.bytes.len() as u64
     }
 
     pub fn waiting(&self) -> usize {
@@ -78,6 +89,7 @@ impl Outbox {
             }
         }
         let moved = self.sent > before;
+        self.before += self.bytes.len() as u64;
         self.bytes.clear();
         self.sent = 0;
         if self.watched {
@@ -94,6 +106,7 @@ impl Outbox {
     /// Moves what is left to the front, if that is the smaller part: so no byte is moved more than once or twice.
     fn close_up(&mut self) {
         if self.sent > self.bytes.len() / 2 {
+            self.before += self.sent as u64;
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }

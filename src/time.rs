@@ -42,6 +42,18 @@ pub fn parse(text: &str) -> Option<i64> {
     Some(days * DAY + seconds * 1_000_000 + n(20, 26)?)
 }
 
+/// A span of time, as a person says it.
+pub fn duration(micros: i64) -> String {
+    let seconds = micros / 1_000_000;
+    match seconds {
+        ..=0 => format!("{} ms", (micros / 1000).max(0)),
+        1..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 /// Civil date of a day number (0 is 1970-01-01). Years begin in March here, so that a leap day comes last.
 fn date(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;

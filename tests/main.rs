@@ -24,5 +24,6 @@ mod cases {
     mod stop;
     mod submit;
     mod surroundings;
+    mod takeover;
     mod wire;
 }

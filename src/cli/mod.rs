@@ -2,6 +2,7 @@
 //! Invariant: results go to stdout, everything else to stderr; a closed stdout ends a verb quietly.
 
 mod events;
+mod launch;
 mod logs;
 mod outcome;
 mod output;
@@ -12,7 +13,7 @@ mod status;
 mod submit;
 mod task;
 
-pub use start::supervise;
+pub use launch::supervise;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 

@@ -88,18 +88,6 @@ pub fn is_broken_pipe(e: &Error) -> bool {
     e.message == BROKEN
 }
 
-/// Seconds, as a person says them.
-pub fn duration(micros: i64) -> String {
-    let seconds = micros / 1_000_000;
-    match seconds {
-        ..=0 => format!("{} ms", (micros / 1000).max(0)),
-        1..=119 => format!("{seconds} s"),
-        120..=7199 => format!("{} min", seconds / 60),
-        7200..=172_799 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
-}
-
 pub fn size(bytes: u64) -> String {
     match bytes {
         0..=1023 => format!("{bytes} B"),

@@ -2,7 +2,7 @@
 
 use clap::{Arg, ArgAction, Command, value_parser};
 
-use super::{Call, exit, start, status};
+use super::{Call, exit, launch, start, status};
 use crate::client::Answer;
 use crate::error::{Code, Error, Result};
 use crate::limits;
@@ -21,6 +21,10 @@ pub fn command(command: Command) -> Command {
                 .arg(
                     Arg::new("now").long("now").action(ArgAction::SetTrue).conflicts_with("drain").help("KILL at once"),
                 ),
+        )
+        .subcommand(
+            Command::new("takeover")
+                .about("End the supervisor, even a suspended one, and have another lead: a standby, or a new one"),
         )
         .subcommand(Command::new("status").about("Show the agents, what they do, and how many tasks there are"))
         .subcommand(
@@ -51,6 +55,7 @@ pub fn run(call: &mut Call) -> Result<i32> {
         "start" => start::run(&mut inner),
         "stop" => stop(&mut inner),
         "status" => status::status(&mut inner),
+        "takeover" => super::launch::takeover(&mut inner),
         "scale" => scale(&mut inner),
         _ => restart(&mut inner),
     }?;
@@ -64,7 +69,12 @@ fn stop(call: &mut Call) -> Result<i32> {
         (_, true) => "now",
         _ => "clean",
     };
+    // Agents without a supervisor are a hive too: somebody has to lead it to its end.
+    if crate::client::leader(&call.folders).is_none() && crate::client::abandoned(&call.folders).is_some() {
+        launch::launch(&call.folders, &[])?;
+    }
     let leader = crate::client::leader(&call.folders);
+    let standbys = crate::client::standbys(&call.folders);
     let mut client = call.connect()?;
     // Held until it is gone: "stopped" is said when it has been seen.
     let supervisor = leader.and_then(|l| Process::open(Pid(l.pid)).ok());
@@ -74,6 +84,9 @@ fn stop(call: &mut Call) -> Result<i32> {
     drop(client);
     if let Some(supervisor) = supervisor {
         supervisor.wait_for_end(-1);
+    }
+    for standby in standbys {
+        standby.wait_for_end(-1);
     }
     if call.folders.live.exists() {
         let message = format!(

@@ -1,14 +1,9 @@
 //! `pool start`: a supervisor in the background (or here, with `--foreground`), and then the pool.
 
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Command, value_parser};
 
+use super::launch::launch;
 use super::{Call, exit, pool};
 use crate::client::{self, Answer, Client};
 use crate::error::{Code, Error, Result};
@@ -18,7 +13,7 @@ use crate::store::surroundings::Surroundings;
 use crate::store::{Context, Folders};
 use crate::supervisor::{self, Settings};
 use crate::sys;
-use crate::sys::process::{self, Place, Plan, cstring};
+use crate::sys::process;
 
 pub fn command() -> Command {
     let option = |name: &'static str, value: &'static str, help: &'static str| {
@@ -42,12 +37,16 @@ pub fn command() -> Command {
         )
         .arg(option("pin", "CPU", "Keep the supervisor on this processor").value_parser(value_parser!(usize)))
         .arg(flag("durable", "Answer only what is on disk: survives the machine, not just its processes"))
+        .arg(flag("standby", "Wait beside a hive that runs, and lead it at once when its supervisor dies").conflicts_with_all(["foreground", "n", "command"]))
         .arg(flag("foreground", "Stay in the foreground; TERM or Ctrl-C stops the hive"))
         .arg(Arg::new("command").value_name("CMD").num_args(0..).last(true).help("The agents' program and its arguments"))
 }
 
 pub fn run(call: &mut Call) -> Result<i32> {
     sys::close_inherited();
+    if call.flag("standby") {
+        return stand_by(call);
+    }
     Pool::check(call)?;
     call.folders.make()?;
     let request = Pool::of(call)?;
@@ -57,7 +56,7 @@ pub fn run(call: &mut Call) -> Result<i32> {
     match client::leader(&call.folders) {
         // A supervisor without agents is one whose starter died before it could ask for them.
         Some(leader) => refuse_second_pool(call, leader.pid)?,
-        None => launch(call)?,
+        None => launch(&call.folders, &supervisor_options(call))?,
     }
     let mut client = call.connect()?;
     let answer = match request.ask(&mut client, &call.folders) {
@@ -72,6 +71,24 @@ pub fn run(call: &mut Call) -> Result<i32> {
         other => other?,
     };
     pool::settled(call, &answer)
+}
+
+/// What is the supervisor's own business, and not its agents'.
+fn supervisor_options(call: &Call) -> Vec<String> {
+    let mut options = Vec::new();
+    if let Some(cpu) = call.args.get_one::<usize>("pin") {
+        options.extend(["--pin".to_owned(), cpu.to_string()]);
+    }
+    options.extend(call.flag("durable").then(|| "--durable".to_owned()));
+    options
+}
+
+/// Beside a hive that runs: another supervisor waits for its turn.
+fn stand_by(call: &mut Call) -> Result<i32> {
+    let leader = client::leader(&call.folders).ok_or_else(|| client::nobody_leads(&call.folders))?;
+    launch(&call.folders, &["--standby".to_owned(), "--as-before".to_owned()])?;
+    call.out.line(&format!("hive {}: a standby waits behind supervisor {}", call.folders.hive, leader.pid))?;
+    Ok(exit::DONE)
 }
 
 fn refuse_second_pool(call: &Call, pid: i32) -> Result<()> {
@@ -96,9 +113,15 @@ fn refuse_second_pool(call: &Call, pid: i32) -> Result<()> {
     Err(Error::new(Code::AlreadyRunning, message))
 }
 
+/// The options that say what the agents are to be.
+const SHAPE: [&str; 9] =
+    ["kind", "name", "label", "prefetch", "max-queued", "stop-grace", "start-timeout", "grace", "command"];
+
 /// The pool that is asked for.
 struct Pool {
-    count: u32,
+    count: Option<u32>,
+    /// Nothing was said of what agents are to be: those that are taken over stay as they are.
+    as_before: bool,
     kind: String,
     name: Option<String>,
     labels: Vec<String>,
@@ -119,9 +142,10 @@ impl Pool {
         add("orphan_grace", call.args.get_one::<f64>("grace").map(f64::to_string));
         add("start_patience", call.args.get_one::<f64>("start-timeout").map(f64::to_string));
         let here = Surroundings::here().and_then(|here| here.store(&Context::at(&call.folders.context)));
-        let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let says = |name: &str| call.args.value_source(name) == Some(ValueSource::CommandLine);
         let pool = Pool {
-            count: call.args.get_one("n").copied().unwrap_or(processors),
+            count: call.args.get_one("n").copied(),
+            as_before: !SHAPE.into_iter().any(says),
             kind: call.text("kind").cloned().unwrap_or_default(),
             name: call.text("name").cloned(),
             labels: many("label"),
@@ -162,7 +186,14 @@ impl Pool {
     }
 
     fn write(&self, o: &mut Object) {
-        o.num("n", self.count).str("kind", &self.kind).opt_str("name", self.name.as_deref());
+        if let Some(count) = self.count {
+            o.num("n", count);
+        }
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        o.num("otherwise", processors)
+            .bool("as_before", self.as_before)
+            .str("kind", &self.kind)
+            .opt_str("name", self.name.as_deref());
         o.strings("labels", self.labels.iter().map(String::as_str))
             .strings("command", self.command.iter().map(String::as_str));
         self.numbers.iter().for_each(|(name, value)| {
@@ -172,91 +203,14 @@ impl Pool {
     }
 }
 
-/// Starts the supervisor as a process of its own, in a session of its own, and waits until it takes requests.
-fn launch(call: &Call) -> Result<()> {
-    let cannot = |e: std::io::Error| Error::os("cannot start the supervisor", e);
-    let log = open_log(&call.folders)?;
-    let nothing = File::open("/dev/null").map_err(cannot)?;
-    let (read, write) = sys::pipe().map_err(cannot)?;
-    let mut args = vec!["hivectl".to_owned(), "supervise".into(), call.folders.hive.clone()];
-    if let Some(cpu) = call.args.get_one::<usize>("pin") {
-        args.extend(["--pin".to_owned(), cpu.to_string()]);
-    }
-    if call.flag("durable") {
-        args.push("--durable".into());
-    }
-    let args = args.into_iter().map(cstring).collect::<std::io::Result<Vec<_>>>().map_err(cannot)?;
-    // The supervisor stands elsewhere: what was relative here is told to it as it was meant.
-    let base = |path: &Path| path.parent().unwrap_or(path).as_os_str().to_owned();
-    let (kept, live) = (base(&call.folders.kept), base(&call.folders.live));
-    let env = Surroundings::here().map_err(cannot)?.with(&[("HIVE_DIR", &kept), ("HIVE_SHM", &live)]).env;
-    let plan = Plan {
-        program: Path::new("/proc/self/exe"),
-        args: &args,
-        env: &env,
-        folder: Some(Path::new("/")),
-        stdio: [nothing.as_raw_fd(), write.as_raw_fd(), log.as_raw_fd()],
-        place: Place::Session,
-    };
-    process::start(&plan).map_err(cannot)?;
-    drop(write);
-    let mut said = String::new();
-    File::from(read).read_to_string(&mut said).map_err(cannot)?;
-    match said.trim_end().split_once(' ') {
-        _ if said == READY => Ok(()),
-        Some((code, message)) => Err(Error::new(Code::parse(code), message)),
-        None => {
-            let message =
-                format!("the supervisor ended before it was ready: see {}", call.folders.supervisor_log().display());
-            Err(Error::new(Code::Internal, message))
-        }
-    }
-}
-
-const READY: &str = "ready\n";
-
-fn open_log(folders: &Folders) -> Result<File> {
-    let path = folders.supervisor_log();
-    if std::fs::metadata(&path).is_ok_and(|m| m.len() > limits::SUPERVISOR_LOG_MAX) {
-        let _ = std::fs::rename(&path, path.with_extension("log.1"));
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
-    options.open(&path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e))
-}
-
-/// The life of a supervisor that `launch` started. stdout is the pipe on which the starter waits.
-pub fn supervise(args: Vec<OsString>) -> i32 {
-    let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
-    let pin = words.iter().position(|w| w == "--pin").and_then(|at| words.get(at + 1)).and_then(|n| n.parse().ok());
-    let durable = words.iter().any(|w| w == "--durable");
-    let hive = words.first().map_or("default", |w| w.as_str());
-    let outcome =
-        Folders::of(hive).and_then(|folders| supervisor::run(Settings { folders, pin, durable }, || say(READY)));
-    match outcome {
-        Ok(()) => 0,
-        Err(e) => {
-            eprintln!("hivectl supervise: {e}");
-            say(&format!("{} {e}\n", e.code.name()));
-            1
-        }
-    }
-}
-
-/// To the starter, once; then there is nobody to talk to.
-fn say(text: &str) {
-    use std::io::Write;
-    let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    let _ = sys::close_stdout();
-}
-
 /// The supervisor is this process. Its pool is asked for by a client, as in the background.
 fn foreground(call: &mut Call, request: Pool) -> Result<i32> {
     let settings = Settings {
         folders: call.folders.clone(),
         pin: call.args.get_one("pin").copied(),
         durable: call.flag("durable"),
+        standby: false,
+        as_before: false,
     };
     let (folders, json) = (call.folders.clone(), call.json);
     supervisor::run(settings, move || {

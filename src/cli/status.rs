@@ -92,5 +92,5 @@ fn text(value: &Value) -> String {
 
 fn ago(value: &Value) -> String {
     let at = value.as_str().and_then(time::parse);
-    at.map_or_else(String::new, |at| output::duration(clock::wall_micros() - at))
+    at.map_or_else(String::new, |at| time::duration(clock::wall_micros() - at))
 }

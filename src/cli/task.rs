@@ -257,8 +257,8 @@ fn cells(row: &str, context: &Context) -> Option<Vec<String>> {
     let num = |name: &str| flat.u64(name).ok().flatten().map(|n| n.to_string());
     let at = |name: &str| text(name).and_then(|t| time::parse(&t));
     let now = clock::wall_micros();
-    let age = at("submitted").map(|at| output::duration(now - at)).unwrap_or_default();
-    let took = at("started").map(|started| output::duration(at("ended").unwrap_or(now) - started)).unwrap_or_default();
+    let age = at("submitted").map(|at| time::duration(now - at)).unwrap_or_default();
+    let took = at("started").map(|started| time::duration(at("ended").unwrap_or(now) - started)).unwrap_or_default();
     let mut shown: String = headline(&text("text")?, context).chars().take(60).collect();
     if let Some(name) = text("name") {
         shown = format!("{name}: {shown}");

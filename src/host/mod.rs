@@ -10,7 +10,7 @@ mod orders;
 mod quiet;
 mod run;
 
-pub use orders::Orders;
+pub use orders::{Orders, number};
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -25,14 +25,15 @@ use mio::{Events, Interest, Poll, Token};
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::limits;
-use crate::model::{Generation, Kind, Loss, StopMode};
+use crate::model::{Exited, Generation, Kind, Loss, StopMode};
 use crate::outbox::{Outbox, Unit};
 use crate::store::surroundings::Surroundings;
 use crate::store::{BoundedLog, Context};
 use crate::sys::process::{self, Pid, Process};
 use crate::sys::{self, clock, fifo, signal, tree};
+use crate::wire::agent;
 use crate::wire::host::{Command, News, Report};
 use job::{Job, Next};
 
@@ -62,7 +63,7 @@ struct Host {
     out: Outbox,
     reports: Outbox,
     /// Held open, so that what clients write while nobody leads waits there.
-    _ctl: File,
+    ctl: File,
     children: UnixStream,
     terminate: UnixStream,
     supervisor: Option<Process>,
@@ -96,6 +97,12 @@ struct Host {
     starts: u64,
     /// The WITH line before a TASK line.
     with: Option<(u64, u32, Option<Arc<str>>)>,
+    /// The attempt that was begun last: a new leader may send it again.
+    begun: Option<(u64, u32)>,
+    /// A task that is to end, and has not come yet.
+    doomed: Option<u64>,
+    /// A task that the workload was sent or not, and the look at which of the two.
+    settling: Option<(u64, quiet::Watch)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -137,9 +144,9 @@ impl Host {
         let children = signal::doorbell(&[libc::SIGCHLD]).map_err(os("cannot listen for signals"))?;
         let terminate = signal::doorbell(&[libc::SIGTERM]).map_err(os("cannot listen for signals"))?;
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
-        let folder = orders.folders.agent(orders.agent);
-        let open = |path: std::path::PathBuf| {
-            fifo::open_both(&path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e))
+        let handed = |number: i32| {
+            let missing = || Error::new(Code::Internal, format!("a host is started by a supervisor: no pipe {number}"));
+            process::handed(number).map(File::from).ok_or_else(missing)
         };
         let context = Context::at(&orders.folders.context);
         let own = match &orders.spec.surroundings {
@@ -149,15 +156,15 @@ impl Host {
         let own = orders.dress(own);
         let mut host = Host {
             me: process::my_pid(),
-            inbox: Lines::new(open(folder.join("in"))?),
-            commands: Lines::new(open(folder.join("host"))?),
-            out: Outbox::new(open(folder.join("out"))?, Unit::Lines),
-            reports: Outbox::new(open(orders.folders.hosts())?, Unit::Lines),
-            _ctl: open(orders.folders.ctl())?,
-            supervisor: Process::open(Pid(orders.supervisor)).ok(),
+            ctl: handed(number::CTL)?,
+            reports: Outbox::new(handed(number::HOSTS)?, Unit::Lines),
+            inbox: Lines::new(handed(number::IN)?),
+            out: Outbox::new(handed(number::OUT)?, Unit::Lines),
+            commands: Lines::new(handed(number::COMMANDS)?),
+            supervisor: None,
             orphan_until: None,
             generation: orders.generation,
-            log: BoundedLog::rotating(folder.join("log"), limits::AGENT_LOG_MAX),
+            log: BoundedLog::rotating(orders.folders.agent(orders.agent).join("log"), limits::AGENT_LOG_MAX),
             poll,
             context,
             children,
@@ -177,6 +184,9 @@ impl Host {
             warm_lost: None,
             starts: 0,
             with: None,
+            begun: None,
+            doomed: None,
+            settling: None,
         };
         host.watch()?;
         host.start_workload();
@@ -192,14 +202,11 @@ impl Host {
         if self.orders.spec.kind.is_hosted() {
             fds.push((self.inbox.file.as_raw_fd(), IN));
         }
-        match &self.supervisor {
-            Some(supervisor) => fds.push((supervisor.as_raw_fd(), SUPERVISOR)),
-            None => self.supervisor_gone(),
-        }
         for (fd, token) in fds {
             let added = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
             added.map_err(|e| Error::os("cannot watch a pipe", e))?;
         }
+        self.follow(Pid(self.orders.supervisor));
         Ok(())
     }
 
@@ -228,7 +235,8 @@ impl Host {
             return Some(Duration::ZERO);
         }
         let quiet = self.quiet.as_ref().map(|q| q.at);
-        let due = [self.sweep, self.orphan_until, self.warm_up_at, quiet].into_iter().flatten().min()?;
+        let settling = self.settling.as_ref().map(|(_, watch)| watch.at);
+        let due = [self.sweep, self.orphan_until, self.warm_up_at, quiet, settling].into_iter().flatten().min()?;
         Some(Duration::from_micros((due - clock::monotonic_micros()).max(0) as u64))
     }
 
@@ -262,15 +270,38 @@ impl Host {
             let _ = self.poll.registry().deregister(&mut SourceFd(&supervisor.as_raw_fd()));
         }
         self.orphan_until = Some(clock::monotonic_micros() + self.orders.spec.orphan_grace_us);
+        // For people: when it was, and who is left. Nothing depends on it.
+        let _ = std::fs::write(self.orders.folders.orphaned(self.orders.agent), format!("{}\n", self.me.0));
+    }
+
+    /// Lives and dies with this supervisor from here on.
+    fn follow(&mut self, supervisor: Pid) {
+        if let Some(former) = self.supervisor.take() {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&former.as_raw_fd()));
+        }
+        let watch = |process: &Process| {
+            self.poll.registry().register(&mut SourceFd(&process.as_raw_fd()), SUPERVISOR, Interest::READABLE).is_ok()
+        };
+        self.supervisor = Process::open(supervisor).ok().filter(watch);
+        match self.supervisor {
+            None => self.supervisor_gone(),
+            Some(_) if self.orphan_until.take().is_some() => {
+                let _ = std::fs::remove_file(self.orders.folders.orphaned(self.orders.agent));
+            }
+            Some(_) => {}
+        }
     }
 
     fn obey(&mut self, command: Command) {
         let now = clock::monotonic_micros();
         match command {
+            // Said again by a new leader: it was heard.
+            Command::Start(generation) if generation == self.generation => {}
             Command::Start(generation) if self.then != Then::Leave => {
                 self.generation = generation;
                 self.then = Then::Start(generation);
                 self.warm_lost = None;
+                self.settling = None;
                 self.begin_sweep(now + self.orders.spec.stop_grace_us, true);
             }
             Command::Start(_) => {}
@@ -285,8 +316,17 @@ impl Host {
                     self.begin_sweep(now + self.orders.spec.stop_grace_us, false);
                 } else if self.warm.is_some() && task == 0 {
                     self.begin_sweep(now, true);
+                } else if task != 0 && self.begun.is_none_or(|(begun, _)| begun != task) {
+                    self.doomed = Some(task);
                 }
             }
+            Command::Leader(pid) => self.follow(Pid(pid)),
+            Command::Ctl => {
+                if let Ok(ctl) = fifo::open_both(&self.orders.folders.ctl()) {
+                    let _ = sys::replace(&self.ctl, &ctl);
+                }
+            }
+            Command::Settle(task) => self.settling = Some((task, quiet::Watch::new(now))),
             Command::Stop(mode) => {
                 for job in [&mut self.current, &mut self.warm].into_iter().flatten() {
                     job.by_host = true;
@@ -316,6 +356,9 @@ impl Host {
         }
         if self.quiet.as_ref().is_some_and(|q| q.at <= now) {
             self.look_for_quiet(now);
+        }
+        if self.settling.as_ref().is_some_and(|(_, watch)| watch.at <= now) {
+            self.look_for_waiting(now);
         }
     }
 
@@ -396,8 +439,17 @@ impl Host {
                 return;
             };
             match job::next(&String::from_utf8_lossy(&line), &mut self.with) {
-                Some(Next { task, attempt, surroundings, text }) => self.run(task, attempt, surroundings, &text),
-                None => continue,
+                Some(next) if self.begun == Some((next.task, next.attempt)) => {}
+                Some(Next { task, attempt, surroundings, text }) => {
+                    self.begun = Some((task, attempt));
+                    if self.doomed.take() == Some(task) {
+                        let ended = Exited { by_host: true, ..Exited::default() };
+                        self.out.buffer().extend_from_slice(&agent::exited(task, &ended));
+                    } else {
+                        self.run(task, attempt, surroundings, &text);
+                    }
+                }
+                None => {}
             }
         }
     }

@@ -15,6 +15,18 @@ use crate::sys::process::cstring;
 
 const VAR: &str = "HIVE_HOST";
 
+/// What a host is handed, and keeps open as long as it lives: whoever leads next finds the pipes here, by number.
+pub mod number {
+    /// Kept open, so that what clients write while nobody leads waits there.
+    pub const CTL: i32 = 3;
+    /// Reports of all hosts.
+    pub const HOSTS: i32 = 4;
+    pub const IN: i32 = 5;
+    pub const OUT: i32 = 6;
+    /// Commands to this host.
+    pub const COMMANDS: i32 = 7;
+}
+
 pub struct Orders {
     pub folders: Folders,
     pub agent: AgentId,
@@ -42,12 +54,25 @@ impl Orders {
         Ok(env)
     }
 
+    /// What the environment of a host of this agent begins with, whoever started it.
+    pub fn mark(folders: &Folders, agent: AgentId) -> String {
+        let mut out = Vec::new();
+        let mut o = Object::open(&mut out);
+        Orders::whose(&mut o, folders, agent);
+        format!("{VAR}={},", String::from_utf8_lossy(&out))
+    }
+
+    fn whose(o: &mut Object, folders: &Folders, agent: AgentId) {
+        let path = |p: &PathBuf| p.to_string_lossy().into_owned();
+        o.str("hive", &folders.hive).str("live", &path(&folders.live)).str("kept", &path(&folders.kept));
+        o.str("context", &path(&folders.context)).num("agent", agent.0);
+    }
+
     fn encode(&self) -> String {
         let mut out = Vec::new();
-        let path = |p: &PathBuf| p.to_string_lossy().into_owned();
         let mut o = Object::open(&mut out);
-        o.str("hive", &self.folders.hive).str("live", &path(&self.folders.live)).str("kept", &path(&self.folders.kept));
-        o.str("context", &path(&self.folders.context)).num("agent", self.agent.0).num("generation", self.generation.0);
+        Orders::whose(&mut o, &self.folders, self.agent);
+        o.num("generation", self.generation.0);
         o.str("kind", self.spec.kind.name()).strings("command", self.spec.command.iter().map(String::as_str));
         o.opt_str("surroundings", self.spec.surroundings.as_deref()).num("stop_grace_us", self.spec.stop_grace_us);
         o.num("orphan_grace_us", self.spec.orphan_grace_us);

@@ -46,9 +46,8 @@ impl Host {
 
     /// `lines`: the agent's pipes are the workload's own stdin and stdout.
     fn start_resident(&mut self) -> Result<Job, String> {
-        let folder = self.orders.folders.agent(self.orders.agent);
         let pipes = || -> io::Result<(File, File)> {
-            let (stdin, stdout) = (fifo::open_read(&folder.join("in"))?, fifo::open_write(&folder.join("out"))?);
+            let (stdin, stdout) = (fifo::end_of(&self.inbox.file, true)?, fifo::end_of(&self.out.file, false)?);
             sys::set_nonblocking(&stdin, false)?;
             sys::set_nonblocking(&stdout, false)?;
             Ok((stdin, stdout))
@@ -95,6 +94,21 @@ impl Host {
         }
     }
 
+    /// Whether the workload waits for a task that it was perhaps not sent.
+    pub(super) fn look_for_waiting(&mut self, now: i64) {
+        use std::os::unix::fs::MetadataExt;
+        let (Some(job), Some((task, watch))) = (&self.current, &mut self.settling) else {
+            self.settling = None;
+            return;
+        };
+        let stdin = self.inbox.file.metadata().ok().map(|m| m.ino());
+        if watch.is_quiet(now, job.pid, stdin) && fifo::is_empty(&self.inbox.file) {
+            let task = *task;
+            self.settling = None;
+            self.report(News::Waits(task));
+        }
+    }
+
     /// The pool's own command, in the pool's surroundings.
     fn start_command(&mut self, stdin: OwnedFd, stdout: Option<OwnedFd>, ends: Ends) -> Result<Job, String> {
         let command = &self.orders.spec.command;
@@ -133,7 +147,7 @@ impl Host {
             args,
             env: &surroundings.env,
             folder: Some(&surroundings.folder),
-            stdio: [stdin.as_raw_fd(), out_write.as_raw_fd(), err_write.as_raw_fd()],
+            fds: &[stdin.as_raw_fd(), out_write.as_raw_fd(), err_write.as_raw_fd()],
             place: Place::Session,
         };
         let pid = process::start(&plan).map_err(|e| {

@@ -61,6 +61,21 @@ pub struct Spec {
     pub orphan_grace_us: i64,
 }
 
+impl Spec {
+    /// Whether agents of either are the same to those who give them tasks.
+    pub fn runs_the_same_as(&self, other: &Spec) -> bool {
+        *self
+            == Spec {
+                surroundings: self.surroundings.clone(),
+                max_queued: self.max_queued,
+                stop_grace_us: self.stop_grace_us,
+                start_patience_us: self.start_patience_us,
+                orphan_grace_us: self.orphan_grace_us,
+                ..other.clone()
+            }
+    }
+}
+
 /// A host process, told apart from any other that had or will have its pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostId {
@@ -82,9 +97,7 @@ pub enum Phase {
     Starting {
         overdue: bool,
     },
-    Ready {
-        workload: i32,
-    },
+    Ready,
     /// Dead; started again when the time comes.
     Backoff {
         until: i64,
@@ -105,6 +118,8 @@ pub struct Agent {
     pub phase: Phase,
     pub host: Option<HostId>,
     pub generation: Generation,
+    /// The program's process, where there is one of its own.
+    pub workload: Option<i32>,
     /// The tasks it was given and has not ended, in order; the first has begun.
     pub held: VecDeque<TaskId>,
     pub retire: Option<Retire>,
@@ -126,6 +141,7 @@ impl Agent {
             phase: Phase::Starting { overdue: false },
             host: None,
             generation: Generation(1),
+            workload: None,
             held: VecDeque::new(),
             retire: None,
             since: at,
@@ -145,7 +161,7 @@ impl Agent {
     }
 
     pub fn is_ready(&self) -> bool {
-        matches!(self.phase, Phase::Ready { .. })
+        matches!(self.phase, Phase::Ready)
     }
 
     /// Settled means that waiting for it any longer makes no sense: it is ready and to stay so, parked, or to go for good.
@@ -153,7 +169,7 @@ impl Agent {
         match self.retire {
             Some(Retire::Remove) => true,
             Some(Retire::Restart) => false,
-            None => matches!(self.phase, Phase::Ready { .. } | Phase::Parked { .. }),
+            None => matches!(self.phase, Phase::Ready | Phase::Parked { .. }),
         }
     }
 
@@ -161,8 +177,8 @@ impl Agent {
     pub fn state_name(&self) -> &'static str {
         match self.phase {
             Phase::Starting { .. } | Phase::Backoff { .. } => "starting",
-            Phase::Ready { .. } if self.held.is_empty() => "idle",
-            Phase::Ready { .. } => "busy",
+            Phase::Ready if self.held.is_empty() => "idle",
+            Phase::Ready => "busy",
             Phase::Parked { .. } => "parked",
             Phase::Leaving => "stopping",
         }
@@ -171,7 +187,7 @@ impl Agent {
     pub fn reason(&self) -> Option<&str> {
         match &self.phase {
             Phase::Backoff { reason, .. } | Phase::Parked { reason } => Some(reason),
-            Phase::Starting { .. } | Phase::Ready { .. } | Phase::Leaving => None,
+            Phase::Starting { .. } | Phase::Ready | Phase::Leaving => None,
         }
     }
 }
@@ -221,13 +237,14 @@ impl State {
         &mut self,
         at: Now,
         id: AgentId,
-        workload: i32,
+        workload: Option<i32>,
         abilities: Vec<String>,
         labels: Vec<String>,
     ) {
         self.clear_agent_deadlines(id);
         self.with_agent(id, |agent| {
-            agent.phase = Phase::Ready { workload };
+            agent.phase = Phase::Ready;
+            agent.workload = workload.or(agent.workload);
             agent.since = at;
             agent.abilities = abilities;
             agent.labels = agent.spec.labels.iter().cloned().chain(labels).collect();
@@ -243,6 +260,7 @@ impl State {
         let until = at.mono + if let Then::Retry(after) = then { after } else { 0 };
         self.with_agent(id, |agent| {
             agent.since = at;
+            agent.workload = None;
             if loss.host {
                 agent.host = None;
             }
@@ -255,6 +273,8 @@ impl State {
                 Then::Again | Then::Remove => {}
             }
             agent.phase = match then {
+                // It was parked before: that is still the reason.
+                Then::Park if matches!(agent.phase, Phase::Parked { .. }) => agent.phase.clone(),
                 Then::Park => Phase::Parked { reason },
                 Then::Retry(_) | Then::Again => Phase::Backoff { until, reason },
                 Then::Remove => Phase::Leaving,
@@ -284,6 +304,7 @@ impl State {
         self.with_agent(id, |agent| {
             hosted = agent.host.is_some();
             agent.phase = Phase::Starting { overdue: false };
+            agent.workload = None;
             agent.since = at;
             agent.generation = generation;
             agent.restarts += 1;

@@ -16,11 +16,12 @@ pub fn replay(state: &mut State, at: Now, event: Event) {
 impl State {
     pub fn apply(&mut self, at: Now, event: Event, out: &mut Vec<Effect>) {
         match event {
-            Event::Led { boot, .. } => self.led(boot),
-            Event::Configured { spec } => self.spec = spec,
+            Event::Led { boot, afresh, .. } => self.led(boot, afresh, out),
+            Event::Configured { spec } => (self.spec, self.unclaimed) = (spec, None),
             Event::AgentAdded { agent } => self.agent_added(at, agent, out),
             Event::AgentRemoved { agent } => self.agent_removed(agent, out),
             Event::Hosted { agent, host, .. } => self.with_agent(agent, |a| a.host = Some(host)),
+            Event::Started { agent, workload, .. } => self.with_agent(agent, |a| a.workload = Some(workload)),
             Event::Ready { agent, workload, abilities, labels, .. } => {
                 self.agent_ready(at, agent, workload, abilities, labels);
                 self.tell_settled(out);
@@ -75,20 +76,6 @@ impl State {
             Event::Stopping { mode, to } => self.stopping(mode, to, out),
             Event::Stopped => self.stopped(out),
         }
-    }
-
-    /// A new leader starts with no hosts of its own: those of a dead one are looked for by recovery, not assumed.
-    fn led(&mut self, boot: std::sync::Arc<str>) {
-        self.boot = Some(boot);
-        self.course = Course::Running;
-        self.agents.clear();
-        self.room.clear();
-        self.deadlines.clear();
-        self.retiring.clear();
-        self.rolling.clear();
-        self.all_waits.clear();
-        self.room_waits.clear();
-        self.ready_waits.clear();
     }
 
     // ---- those who wait ----

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
+use super::event::{Ended, Event, Loss, PutBack, StopMode, Verdict};
+use super::loss::{WHILE_IT_RAN, down, out_of_time, put_back_or_end};
 use super::queue::Target;
 use super::task::{Ending, Options, ReplyTo, TaskState};
-use super::{Agent, AgentId, Course, Generation, HostId, Now, Phase, Retire, Spec, State, Task, TaskId};
+use super::{Agent, AgentId, Course, Generation, HostId, Lead, Now, Phase, Retire, Spec, State, TaskId, lead};
 use crate::error::Code;
 use crate::limits;
 
@@ -27,7 +28,11 @@ pub struct Submit {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolStart {
     pub spec: Arc<Spec>,
-    pub count: u32,
+    pub count: Option<u32>,
+    /// How many where nobody said, and none were taken over.
+    pub otherwise: u32,
+    /// Agents that were taken over stay as they are: nothing was said of what they should be.
+    pub as_before: bool,
     pub to: Option<ReplyTo>,
 }
 
@@ -56,11 +61,7 @@ pub struct Exited {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    Lead {
-        pid: i32,
-        version: Arc<str>,
-        boot: Arc<str>,
-    },
+    Lead(Lead),
     PoolStart(PoolStart),
     Scale {
         count: u32,
@@ -90,10 +91,15 @@ pub enum Input {
         generation: Generation,
         host: HostId,
     },
-    Ready {
+    Started {
         agent: AgentId,
         generation: Generation,
         workload: i32,
+    },
+    Ready {
+        agent: AgentId,
+        generation: Generation,
+        workload: Option<i32>,
         abilities: Vec<String>,
         labels: Vec<String>,
     },
@@ -131,7 +137,7 @@ pub enum Input {
     },
 }
 
-type Decision = Result<(), Refusal>;
+pub(super) type Decision = Result<(), Refusal>;
 
 fn refuse(code: Code, message: impl Into<String>) -> Decision {
     Err(Refusal { code, message: message.into() })
@@ -139,9 +145,8 @@ fn refuse(code: Code, message: impl Into<String>) -> Decision {
 
 pub fn decide(state: &State, now: Now, input: Input, out: &mut Vec<Event>) -> Decision {
     match input {
-        Input::Lead { pid, version, boot } => {
-            lead(state, out);
-            out.push(Event::Led { pid, version, boot });
+        Input::Lead(new) => {
+            lead::lead(state, new, out);
             Ok(())
         }
         Input::PoolStart(start) => pool_start(state, start, out),
@@ -157,6 +162,13 @@ pub fn decide(state: &State, now: Now, input: Input, out: &mut Vec<Event>) -> De
         Input::Hosted { agent, generation, host } => {
             if current(state, agent, generation).is_some() {
                 out.push(Event::Hosted { agent, generation, host });
+            }
+            Ok(())
+        }
+        Input::Started { agent, generation, workload } => {
+            let runs = |a: &Agent| matches!(a.phase, Phase::Starting { .. } | Phase::Ready);
+            if current(state, agent, generation).is_some_and(|a| runs(a) && a.workload != Some(workload)) {
+                out.push(Event::Started { agent, generation, workload });
             }
             Ok(())
         }
@@ -202,7 +214,7 @@ pub fn decide(state: &State, now: Now, input: Input, out: &mut Vec<Event>) -> De
     }
 }
 
-fn current(state: &State, id: AgentId, generation: Generation) -> Option<&Agent> {
+pub(super) fn current(state: &State, id: AgentId, generation: Generation) -> Option<&Agent> {
     state.agents.get(&id).filter(|a| a.generation == generation)
 }
 
@@ -214,25 +226,21 @@ fn held(state: &State, agent: AgentId, task: TaskId) -> Decision {
     refuse(Code::NoSuchTask, format!("agent {agent} does not hold task {task}"))
 }
 
-/// A new leader puts back what the last one left running: newest first, so that nothing begins meanwhile.
-fn lead(state: &State, out: &mut Vec<Event>) {
-    for agent in state.agents.values() {
-        for task in agent.held.iter().rev() {
-            put_back_or_end(state, *task, PutBack::Stopped, out);
-        }
-    }
-}
-
 fn pool_start(state: &State, start: PoolStart, out: &mut Vec<Event>) -> Decision {
     running(state)?;
-    if !state.agents.is_empty() {
+    if !state.agents.is_empty() && state.unclaimed.is_none() {
         return refuse(
             Code::AlreadyRunning,
             "this hive has a pool already: see `hivectl pool status`, or `pool scale N`",
         );
     }
-    out.push(Event::Configured { spec: start.spec });
-    scale(state, start.count, start.to, out)
+    let as_before = start.as_before && state.unclaimed.is_some();
+    let spec = if as_before { state.spec.clone() } else { start.spec };
+    out.push(Event::Configured { spec: spec.clone() });
+    // Agents that were taken over and are to be something else now become it as soon as they hold no task.
+    let others = state.agents.values().filter(|a| a.retire.is_none() && !a.spec.runs_the_same_as(&spec));
+    out.extend(others.filter(|_| !as_before).map(|a| Event::Retiring { agent: a.id, remove: false }));
+    scale(state, start.count.or(state.unclaimed).unwrap_or(start.otherwise), start.to, out)
 }
 
 fn scale(state: &State, count: u32, to: Option<ReplyTo>, out: &mut Vec<Event>) -> Decision {
@@ -371,7 +379,7 @@ fn wait(state: &State, what: WaitFor, to: ReplyTo, out: &mut Vec<Event>) -> Deci
     Ok(())
 }
 
-fn end(state: &State, id: TaskId, mut ended: Ended, out: &mut Vec<Event>) {
+pub(super) fn end(state: &State, id: TaskId, mut ended: Ended, out: &mut Vec<Event>) {
     let task = &state.tasks[id];
     ended.agent = task.agent();
     ended.attempt = task.attempts;
@@ -404,104 +412,4 @@ fn exited(state: &State, agent: AgentId, id: TaskId, how: Exited, out: &mut Vec<
         ..Ended::new(verdict)
     };
     out.push(Event::Ended { task: id, ended: Box::new(ended) });
-}
-
-/// An agent is gone: what becomes of it, and of the tasks it held.
-fn down(
-    state: &State,
-    now: Now,
-    id: AgentId,
-    generation: Generation,
-    mut loss: Loss,
-    out: &mut Vec<Event>,
-) -> Decision {
-    let Some(agent) = current(state, id, generation) else {
-        return Ok(());
-    };
-    // A workload that was lost before is only news if now its host is gone too.
-    let dead_already = matches!(agent.phase, Phase::Backoff { .. } | Phase::Parked { .. });
-    if dead_already && !(loss.host && agent.host.is_some()) {
-        return Ok(());
-    }
-    if let Phase::Starting { overdue: true } = agent.phase {
-        let patience = agent.spec.start_patience_us as f64 / 1e6;
-        loss.cause = format!("it was not ready within {patience} s").into();
-    }
-    let stopping = !matches!(state.course, Course::Running | Course::Stopping { mode: StopMode::Drain, .. });
-    let leaving = stopping || agent.phase == Phase::Leaving;
-    let then = match agent.retire {
-        _ if stopping => Then::Remove,
-        Some(Retire::Remove) => Then::Remove,
-        Some(Retire::Restart) => Then::Again,
-        None if agent.held.front().is_some_and(|t| state.tasks[*t].ending().is_some()) => Then::Again,
-        None if dead_already => Then::Again,
-        None => after_death(agent, now.mono),
-    };
-    let (cause, loss_of_host) = (loss.in_words(), loss.host);
-    out.push(Event::Lost { agent: id, generation, loss, then });
-    // A host that lives reports a loss only between tasks: what it was sent meanwhile has not begun.
-    let begun = loss_of_host || !agent.spec.kind.is_hosted();
-    for task in agent.held.iter().rev() {
-        let why = if !begun {
-            PutBack::NotBegun
-        } else if leaving {
-            PutBack::Stopped
-        } else {
-            PutBack::AgentDied
-        };
-        put_back_or_fail(state, *task, why, &cause, out);
-    }
-    Ok(())
-}
-
-/// The restart policy: back off twice as long each time, and park what dies too often.
-fn after_death(agent: &Agent, mono: i64) -> Then {
-    let oldest = mono - limits::DEATHS_WINDOW.as_micros() as i64;
-    let deaths = agent.deaths.iter().filter(|death| **death >= oldest).count();
-    if deaths + 1 >= limits::DEATHS_MAX {
-        return Then::Park;
-    }
-    let first = limits::BACKOFF_FIRST.as_micros() as i64;
-    Then::Retry((first << deaths).min(limits::BACKOFF_MAX.as_micros() as i64))
-}
-
-/// A task that has killed as many agents as it may fails for good, with the evidence.
-fn put_back_or_fail(state: &State, id: TaskId, why: PutBack, cause: &Arc<str>, out: &mut Vec<Event>) {
-    let task = &state.tasks[id];
-    let running = matches!(task.state, TaskState::Running { .. });
-    if running && why == PutBack::AgentDied && task.ending().is_none() && task.deaths >= task.retries() {
-        let times = task.deaths + 1;
-        let reason = format!("its agent died under it, {times} of {times} times: {cause}");
-        end(state, id, Ended { by_hive: true, ..Ended::because(Verdict::Failed, reason) }, out);
-        return;
-    }
-    put_back_or_end(state, id, why, out);
-}
-
-const WHILE_IT_RAN: &str = "it was cancelled while it ran";
-const AT_MOST_ONCE: &str = "it was ended while it ran, and with no retries it is not begun again";
-
-/// A task whose agent is gone waits again, unless it was told to end: then it has.
-fn put_back_or_end(state: &State, id: TaskId, why: PutBack, out: &mut Vec<Event>) {
-    let task = &state.tasks[id];
-    let running = matches!(task.state, TaskState::Running { .. });
-    match task.ending() {
-        Some(Ending::Cancel) => end(state, id, Ended::because(Verdict::Cancelled, WHILE_IT_RAN), out),
-        Some(Ending::Timeout) => {
-            let ended = Ended::because(Verdict::Failed, out_of_time(task));
-            end(state, id, Ended { timed_out: true, ..ended }, out);
-        }
-        None if running && why == PutBack::Stopped && task.retries() == 0 => {
-            end(state, id, Ended { by_hive: true, ..Ended::because(Verdict::Failed, AT_MOST_ONCE) }, out);
-        }
-        None => {
-            let why = if running { why } else { PutBack::NotBegun };
-            out.push(Event::PutBack { task: id, why });
-        }
-    }
-}
-
-fn out_of_time(task: &Task) -> Arc<str> {
-    let limit = task.timeout_us().unwrap_or_default() as f64 / 1e6;
-    format!("it timed out after {limit} s").into()
 }

@@ -12,6 +12,8 @@ pub enum Event {
         pid: i32,
         version: Arc<str>,
         boot: Arc<str>,
+        /// No agent was alive, and a person started it.
+        afresh: bool,
     },
     /// `pool start` said what new agents are to be like.
     Configured {
@@ -29,10 +31,16 @@ pub enum Event {
         generation: Generation,
         host: HostId,
     },
-    Ready {
+    /// Its program runs; it says itself when it is ready.
+    Started {
         agent: AgentId,
         generation: Generation,
         workload: i32,
+    },
+    Ready {
+        agent: AgentId,
+        generation: Generation,
+        workload: Option<i32>,
         abilities: Vec<String>,
         labels: Vec<String>,
     },
@@ -127,6 +135,20 @@ pub enum Event {
         to: Option<ReplyTo>,
     },
     Stopped,
+}
+
+impl Event {
+    /// The request that brought it about, where that is answered because of it.
+    pub fn asked_by(&self) -> Option<&ReplyTo> {
+        match self {
+            Event::Submitted { to, .. } | Event::Stopping { to, .. } => to.as_ref(),
+            Event::Awaited { to, .. }
+            | Event::AwaitedAll { to }
+            | Event::AwaitedRoom { to }
+            | Event::AwaitedReady { to } => Some(to),
+            _ => None,
+        }
+    }
 }
 
 /// How a hive stops.

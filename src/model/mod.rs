@@ -9,6 +9,8 @@ mod consequence;
 mod decide;
 mod effect;
 mod event;
+mod lead;
+mod loss;
 mod queue;
 #[cfg(test)]
 mod simulation;
@@ -21,6 +23,7 @@ pub use consequence::{consequence, expired};
 pub use decide::{Exited, Input, PoolStart, Refusal, Submit, WaitFor, decide, unknown_task};
 pub use effect::{Body, Effect};
 pub use event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
+pub use lead::{Lead, Row};
 pub use queue::Target;
 pub use task::{Ending, Options, ReplyTo, Task, TaskState};
 pub use tasks::Tasks;
@@ -142,6 +145,8 @@ pub struct State {
     pub course: Course,
     /// The boot of the machine in which the last leader ran: pids mean something within one boot only.
     pub boot: Option<Arc<str>>,
+    /// So many agents were a former leader's: the next `pool start` says what is to become of them.
+    pub unclaimed: Option<u32>,
     /// What `pool start` asked for; new agents are made from it.
     pub spec: Arc<Spec>,
     pub agents: BTreeMap<AgentId, Agent>,

@@ -2,7 +2,7 @@
 //! One seed is one run; a failure prints its seed. After every event the invariants are checked, and at the end of a run,
 //! when the faults have stopped, every accepted task must have ended.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::*;
@@ -30,6 +30,8 @@ struct Place {
     hosted: bool,
     up: bool,
     tasks: VecDeque<TaskId>,
+    /// Every task that ever reached it.
+    heard: BTreeSet<TaskId>,
 }
 
 struct World {
@@ -114,7 +116,9 @@ impl World {
                 let begun = self.begun.entry(task).or_default();
                 assert!(attempt <= *begun + 1, "task {task}: attempt {attempt} after {begun} beginnings");
                 *begun = attempt;
-                self.places.entry(agent).or_default().tasks.push_back(task);
+                let place = self.places.entry(agent).or_default();
+                place.tasks.push_back(task);
+                place.heard.insert(task);
             }
             Effect::EndTask { agent, .. } => self.pending.push(self.death(agent, false)),
             Effect::KillHost { agent } => self.pending.push(self.death(agent, true)),
@@ -189,7 +193,10 @@ impl World {
                 let to = to(self);
                 let _ = self.feed(Input::Wait { what: WaitFor::All, to });
             }
-            20 if self.dice.one_in(4) => self.new_leader(),
+            20 if self.dice.one_in(4) => {
+                let standby = self.dice.one_in(2);
+                self.new_leader(standby);
+            }
             21 => self.now.mono += 20_000_000,
             _ => self.settle(),
         }
@@ -238,14 +245,39 @@ impl World {
         let Some(place) = self.places.get_mut(&agent).filter(|p| p.hosted && !p.up) else { return };
         place.up = true;
         let generation = place.generation;
-        let _ = self.feed(Input::Ready { agent, generation, workload: 1, abilities: vec![], labels: vec![] });
+        let _ = self.feed(Input::Ready { agent, generation, workload: None, abilities: vec![], labels: vec![] });
     }
 
-    /// The supervisor dies; the next one ends the old hosts, and begins again with the same pool.
-    fn new_leader(&mut self) {
-        self.places.clear();
-        self.feed(Input::Lead { pid: 1, version: "sim".into(), boot: "sim".into() }).expect("to lead is never refused");
-        self.start_pool();
+    /// The supervisor dies. Of its hosts some live on, with what they do; the next one finds these and no others.
+    fn new_leader(&mut self, standby: bool) {
+        self.pending.clear();
+        let (dice, state) = (&mut self.dice, &self.state);
+        // What was started and not recorded is ended by the next leader, as is what is left of the dead.
+        self.places.retain(|id, _| state.agents.get(id).is_some_and(|a| a.host.is_some()) && !dice.one_in(4));
+        // The last task sent may have been recorded, and never written.
+        for place in self.places.values_mut().filter(|_| dice.one_in(3)) {
+            place.tasks.pop_back().map(|task| place.heard.remove(&task));
+        }
+        let alive: BTreeSet<AgentId> = self.places.keys().copied().collect();
+        let afresh = alive.is_empty() && !standby;
+        let lead = Lead { pid: 1, version: "sim".into(), boot: "sim".into(), alive, standby };
+        self.feed(Input::Lead(lead)).expect("to lead is never refused");
+        self.state.said_again().into_iter().for_each(|effect| self.say_again(effect));
+        if afresh {
+            self.start_pool();
+        }
+    }
+
+    /// A place takes notice only of what it has not heard.
+    fn say_again(&mut self, effect: Effect) {
+        match effect {
+            Effect::SendTask { agent, task, .. }
+                if self.places.get(&agent).is_some_and(|p| p.heard.contains(&task)) => {}
+            Effect::StartWorkload { agent, generation }
+                if self.places.get(&agent).is_some_and(|p| p.generation == generation) => {}
+            other => self.perform(other),
+        }
+        self.settle();
     }
 
     fn start_pool(&mut self) {
@@ -259,7 +291,7 @@ impl World {
             ..Spec::default()
         };
         let count = 1 + self.dice.roll(4) as u32;
-        let start = PoolStart { spec: Arc::new(spec), count, to: None };
+        let start = PoolStart { spec: Arc::new(spec), count: Some(count), otherwise: 1, as_before: false, to: None };
         self.feed(Input::PoolStart(start)).expect("an empty hive takes a pool");
     }
 
@@ -300,7 +332,7 @@ impl World {
 
 fn run(seed: u64, steps: u32) {
     let mut world = World::new(seed);
-    world.new_leader();
+    world.new_leader(false);
     (0..steps).for_each(|_| world.step());
     world.replays_to_the_same();
     world.runs_dry();

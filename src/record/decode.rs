@@ -63,7 +63,8 @@ impl Reader<'_, '_> {
                 waits: self.flag("waits")?,
             },
             "led" => {
-                Event::Led { pid: self.num("pid")? as i32, version: self.str("version")?, boot: self.str("boot")? }
+                let (pid, afresh) = (self.num("pid")? as i32, self.flag("afresh")?);
+                Event::Led { pid, version: self.str("version")?, boot: self.str("boot")?, afresh }
             }
             "configured" => Event::Configured { spec: Arc::new(self.spec()?) },
             "agent-added" => Event::AgentAdded { agent: self.agent()? },
@@ -73,10 +74,15 @@ impl Reader<'_, '_> {
                 generation: self.generation()?,
                 host: HostId { pid: self.num("pid")? as i32, start_ticks: self.num("start")? },
             },
-            "agent-ready" => Event::Ready {
+            "agent-started" => Event::Started {
                 agent: self.agent()?,
                 generation: self.generation()?,
                 workload: self.num("workload")? as i32,
+            },
+            "agent-ready" => Event::Ready {
+                agent: self.agent()?,
+                generation: self.generation()?,
+                workload: self.opt_num("workload")?.map(|pid| pid as i32),
                 abilities: self.strings("abilities")?,
                 labels: self.strings("labels")?,
             },

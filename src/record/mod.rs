@@ -40,8 +40,9 @@ pub fn encode(out: &mut Vec<u8>, stamp: Stamp, time: &[u8], event: &Event) {
 
 fn fields(o: &mut Object, event: &Event) {
     match event {
-        Event::Led { pid, version, boot } => {
-            kind(o, "led").num("pid", *pid).str("version", version).str("boot", boot).num("format", 1)
+        Event::Led { pid, version, boot, afresh } => {
+            kind(o, "led").num("pid", *pid).str("version", version).str("boot", boot).num("format", 1);
+            if *afresh { o.bool("afresh", true) } else { o }
         }
         Event::Configured { spec } => spec_fields(kind(o, "configured"), spec),
         Event::AgentAdded { agent } => kind(o, "agent-added").num("agent", agent.0),
@@ -49,10 +50,17 @@ fn fields(o: &mut Object, event: &Event) {
         Event::Hosted { agent, generation, host } => {
             start(o, "agent-hosted", *agent, *generation).num("pid", host.pid).num("start", host.start_ticks)
         }
-        Event::Ready { agent, generation, workload, abilities, labels } => start(o, "agent-ready", *agent, *generation)
-            .num("workload", *workload)
-            .strings("abilities", abilities.iter().map(String::as_str))
-            .strings("labels", labels.iter().map(String::as_str)),
+        Event::Started { agent, generation, workload } => {
+            start(o, "agent-started", *agent, *generation).num("workload", *workload)
+        }
+        Event::Ready { agent, generation, workload, abilities, labels } => {
+            start(o, "agent-ready", *agent, *generation);
+            if let Some(workload) = workload {
+                o.num("workload", *workload);
+            }
+            o.strings("abilities", abilities.iter().map(String::as_str))
+                .strings("labels", labels.iter().map(String::as_str))
+        }
         Event::Lost { agent, generation, loss, then } => lost(start(o, "agent-lost", *agent, *generation), loss, then),
         Event::Restarting { agent, generation } => start(o, "agent-restarting", *agent, *generation),
         Event::Retiring { agent, remove } => kind(o, "agent-retiring").num("agent", agent.0).bool("remove", *remove),
@@ -212,7 +220,7 @@ mod tests {
         let labelled = Options { target: Target::Labels(vec!["rust".into()]), ..Options::default() };
         let loss = Loss { host: true, cause: "exit 1".into(), stderr: "bad\nworse \"x\"".into() };
         let mut all = vec![
-            Event::Led { pid: 7, version: "0.1.0".into(), boot: "b".into() },
+            Event::Led { pid: 7, version: "0.1.0".into(), boot: "b".into(), afresh: true },
             Event::Configured {
                 spec: Arc::new(Spec {
                     kind: Kind::Lines,
@@ -227,10 +235,11 @@ mod tests {
             Event::Ready {
                 agent: AgentId(1),
                 generation: Generation(2),
-                workload: 6,
+                workload: Some(6),
                 abilities: vec!["usr1".into()],
                 labels: vec![],
             },
+            Event::Started { agent: AgentId(1), generation: Generation(2), workload: 6 },
             Event::Restarting { agent: AgentId(1), generation: Generation(3) },
             Event::Retiring { agent: AgentId(1), remove: true },
             Event::Leaving { agent: AgentId(1) },

@@ -56,6 +56,7 @@ impl Folders {
             &self.context.join("tmp"),
             &self.replies(),
             &self.agents(),
+            &self.standbys(),
             &self.events(),
             &self.logs(),
         ] {
@@ -72,16 +73,26 @@ impl Folders {
         self.live.join("ctl")
     }
 
-    pub fn hosts(&self) -> PathBuf {
-        self.live.join("hosts")
-    }
-
     pub fn leader(&self) -> PathBuf {
         self.live.join("leader")
     }
 
     pub fn intake(&self) -> PathBuf {
         self.live.join("intake")
+    }
+
+    pub fn marks(&self) -> PathBuf {
+        self.live.join("marks")
+    }
+
+    /// Where a host says that it has lost its supervisor.
+    pub fn orphaned(&self, agent: AgentId) -> PathBuf {
+        self.agent(agent).join("orphaned")
+    }
+
+    /// Supervisors that wait for the lead: a file each, named by process.
+    pub fn standbys(&self) -> PathBuf {
+        self.live.join("standbys")
     }
 
     pub fn replies(&self) -> PathBuf {

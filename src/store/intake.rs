@@ -5,7 +5,8 @@
 //! Two halves. A turn fills one: entries of (source, length, bytes). When its events are recorded, half lines are
 //! carried into the other half, which then becomes the current one; without half lines the same half is emptied.
 //! Before the record is written the half says which sequence number its events begin with: if the log has reached
-//! that, the half is history.
+//! that, the half is history. It is emptied when what was recorded is done, and not before: what the next leader finds
+//! stays where it is until that leader has recorded it.
 
 use std::io;
 use std::ops::Range;
@@ -24,8 +25,8 @@ const HEADER: usize = 4096;
 const AT_MAGIC: usize = 0;
 const AT_CURRENT: usize = 8;
 const AT_FIRST_SEQ: usize = 16;
-/// Source and length before each entry's bytes.
-const ENTRY: usize = 16;
+/// Source, length, and what is known of its line's beginning, before each entry's bytes.
+const ENTRY: usize = 24;
 /// The length of an entry whose read has not returned.
 const UNKNOWN: u64 = u64::MAX;
 /// The first sequence number of a half that has none yet.
@@ -34,6 +35,23 @@ const UNRECORDED: u64 = u64::MAX;
 /// Which pipe bytes came from. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source(pub u64);
+
+/// What an entry's bytes begin with: 0 for the beginning of a line, else what the owner of the line keeps of it.
+pub type Begun = u64;
+
+/// Bytes that begin in the middle of things: a half line, carried from turn to turn.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Carried {
+    pub range: Range<usize>,
+    pub begun: Begun,
+}
+
+/// What the last supervisor left here.
+pub struct Left {
+    pub entries: Vec<(Source, Carried)>,
+    /// Their events are in the log, from this number on: only half lines, and answers, may be unfinished.
+    pub recorded_from: Option<Seq>,
+}
 
 /// One read's bytes.
 pub struct Taken {
@@ -53,34 +71,37 @@ pub struct Intake {
 
 impl Intake {
     pub fn open(path: &Path) -> io::Result<Intake> {
-        let map = sys::shm::map(path, HEADER + 2 * TURN_BYTES_MAX)?;
-        let mut intake = Intake { map, half: 0, used: 0 };
+        let mut intake = Intake { map: sys::shm::map(path, HEADER + 2 * TURN_BYTES_MAX)?, half: 0, used: 0 };
         if intake.word(AT_MAGIC) == MAGIC {
             intake.half = (intake.word(AT_CURRENT) & 1) as usize;
+        } else {
+            intake.map.fill(0);
+            intake.set_word(AT_FIRST_SEQ, UNRECORDED);
+            intake.set_word(AT_FIRST_SEQ + 8, UNRECORDED);
+            intake.set_word(AT_MAGIC, MAGIC);
         }
         Ok(intake)
     }
 
-    /// What the last supervisor took and did not record, given how far its log goes. Then the intake is empty.
-    pub fn recover(&mut self, last_recorded: Seq) -> Vec<(Source, Vec<u8>)> {
-        let mut left: Vec<(Source, Vec<u8>)> = Vec::new();
-        let first_seq = self.word(AT_FIRST_SEQ + 8 * self.half);
-        if self.word(AT_MAGIC) == MAGIC && (first_seq == UNRECORDED || first_seq > last_recorded.0) {
-            for (source, bytes) in self.entries() {
-                // A later entry of a source begins with what was carried of it: it replaces the carried one.
-                match left.iter_mut().find(|(s, kept)| *s == source && !kept.ends_with(b"\n")) {
-                    Some(entry) => entry.1 = bytes,
-                    None => left.push((source, bytes)),
-                }
-            }
+    /// The number that the events of what was left begin with, if they had been decided.
+    pub fn deciding(&self) -> Option<Seq> {
+        Some(Seq(self.word(AT_FIRST_SEQ + 8 * self.half))).filter(|first| first.0 != UNRECORDED)
+    }
+
+    /// What the last supervisor took and was not done with, given how far its log goes. It stays here until the turn that
+    /// takes it up is finished.
+    pub fn recover(&mut self, last_recorded: Seq) -> Left {
+        let other = 1 - self.half;
+        self.map[Self::base_of(other)..Self::base_of(other) + TURN_BYTES_MAX].fill(0);
+        self.set_word(AT_FIRST_SEQ + 8 * other, UNRECORDED);
+        let (entries, used) = self.entries();
+        for (_, entry) in &entries {
+            // The last one's length may not have been known.
+            let at = self.base() + entry.range.start - ENTRY;
+            self.set_word(at + 8, entry.range.len() as u64);
         }
-        self.map.fill(0);
-        self.half = 0;
-        self.used = 0;
-        self.set_word(AT_FIRST_SEQ, UNRECORDED);
-        self.set_word(AT_FIRST_SEQ + 8, UNRECORDED);
-        self.set_word(AT_MAGIC, MAGIC);
-        left
+        self.used = used;
+        Left { entries, recorded_from: self.deciding().filter(|first| *first <= last_recorded) }
     }
 
     /// Whether another read can be taken in this turn.
@@ -89,14 +110,16 @@ impl Intake {
     }
 
     /// Reads once from a pipe, behind what was carried of its last line. `None` where this turn has no room left.
-    pub fn read(&mut self, source: Source, carried: Range<usize>, pipe: &impl AsFd) -> io::Result<Option<Taken>> {
+    pub fn read(&mut self, source: Source, carried: &Carried, pipe: &impl AsFd) -> io::Result<Option<Taken>> {
         let start = self.used + ENTRY;
         if !self.has_room() {
             return Ok(None);
         }
+        let Carried { range: carried, begun } = carried.clone();
         let room = (TURN_BYTES_MAX - 8 - start - carried.len()).min(READ_MAX);
         let base = self.base();
         self.set_word(base + self.used + 8, UNKNOWN);
+        self.set_word(base + self.used + 16, begun);
         self.set_word(base + self.used, source.0);
         self.map.copy_within(base + carried.start..base + carried.end, base + start);
         let at = start + carried.len();
@@ -123,8 +146,8 @@ impl Intake {
         self.set_word(AT_FIRST_SEQ + 8 * self.half, first.0);
     }
 
-    /// The turn is recorded. Keeps the half lines (source and place) and forgets the rest; returns their new places.
-    pub fn finish(&mut self, half_lines: &[(Source, Range<usize>)]) -> Vec<Range<usize>> {
+    /// The turn is recorded, and done. Keeps the half lines and forgets the rest; returns their new places.
+    pub fn finish(&mut self, half_lines: &[(Source, Carried)]) -> Vec<Range<usize>> {
         let (old, old_used) = (self.half, self.used);
         if half_lines.is_empty() {
             self.empty(old, old_used);
@@ -135,10 +158,11 @@ impl Intake {
         let (from, to) = (Self::base_of(old), Self::base_of(new));
         let mut used = 0;
         let mut places = Vec::with_capacity(half_lines.len());
-        for (source, range) in half_lines {
+        for (source, Carried { range, begun }) in half_lines {
             let start = used + ENTRY;
             self.set_word(to + used, source.0);
             self.set_word(to + used + 8, range.len() as u64);
+            self.set_word(to + used + 16, *begun);
             self.map.copy_within(from + range.start..from + range.end, to + start);
             places.push(start..start + range.len());
             used = (start + range.len()).next_multiple_of(8);
@@ -151,17 +175,25 @@ impl Intake {
         places
     }
 
+    /// The same intake in another file: this one's name is gone.
+    pub fn copy_to(&self, path: &Path) -> io::Result<Intake> {
+        let mut map = sys::shm::map(path, HEADER + 2 * TURN_BYTES_MAX)?;
+        map.copy_from_slice(&self.map);
+        Ok(Intake { map, ..*self })
+    }
+
     fn empty(&mut self, half: usize, used: usize) {
         let base = Self::base_of(half);
         self.map[base..base + used].fill(0);
         self.set_word(AT_FIRST_SEQ + 8 * half, UNRECORDED);
     }
 
-    fn entries(&self) -> Vec<(Source, Vec<u8>)> {
+    /// The entries of the current half, and where they end.
+    fn entries(&self) -> (Vec<(Source, Carried)>, usize) {
         let (base, mut at) = (self.base(), 0);
         let mut found = Vec::new();
         while at + ENTRY <= TURN_BYTES_MAX {
-            let (source, len) = (self.word(base + at), self.word(base + at + 8));
+            let (source, len, begun) = (self.word(base + at), self.word(base + at + 8), self.word(base + at + 16));
             if source == 0 {
                 break;
             }
@@ -172,12 +204,10 @@ impl Intake {
                 UNKNOWN => rest.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1),
                 known => (known as usize).min(rest.len()),
             };
-            if len > 0 {
-                found.push((Source(source), rest[..len].to_vec()));
-            }
+            found.push((Source(source), Carried { range: start..start + len, begun }));
             at = (start + len).next_multiple_of(8);
         }
-        found
+        (found, at)
     }
 
     fn base(&self) -> usize {
@@ -228,58 +258,70 @@ mod tests {
         read
     }
 
-    #[test]
-    fn what_was_taken_and_not_recorded_is_found_by_the_next() {
-        let case = Case::new("taken");
-        let mut intake = case.open();
-        assert!(intake.recover(Seq(0)).is_empty());
-        let taken = intake.read(Source(1), 0..0, &pipe_with(b"one\ntwo\n")).unwrap().unwrap();
-        assert_eq!((intake.bytes(taken.range), taken.new), (&b"one\ntwo\n"[..], 8));
-        intake.read(Source(2), 0..0, &pipe_with(b"three\n")).unwrap().unwrap();
-        intake.will_record(Seq(5));
-        drop(intake);
-        let left = case.open().recover(Seq(4));
-        assert_eq!(left, vec![(Source(1), b"one\ntwo\n".to_vec()), (Source(2), b"three\n".to_vec())]);
-        assert!(case.open().recover(Seq(4)).is_empty());
+    const NOTHING: Carried = Carried { range: 0..0, begun: 0 };
+
+    /// What is left, as bytes; and whether it is history.
+    fn left(intake: &mut Intake, last: u64) -> (Vec<(u64, Vec<u8>, Begun)>, bool) {
+        let Left { entries, recorded_from } = intake.recover(Seq(last));
+        let read = |(source, c): &(Source, Carried)| (source.0, intake.bytes(c.range.clone()).to_vec(), c.begun);
+        (entries.iter().map(read).collect(), recorded_from.is_some())
     }
 
     #[test]
-    fn what_was_recorded_is_not_taken_twice() {
-        let case = Case::new("recorded");
+    fn what_was_taken_and_not_recorded_is_found_until_it_is() {
+        let case = Case::new("taken");
         let mut intake = case.open();
-        intake.recover(Seq(0));
-        intake.read(Source(1), 0..0, &pipe_with(b"one\n")).unwrap().unwrap();
+        assert!(left(&mut intake, 0).0.is_empty());
+        let taken = intake.read(Source(1), &NOTHING, &pipe_with(b"one\ntwo\n")).unwrap().unwrap();
+        assert_eq!((intake.bytes(taken.range), taken.new), (&b"one\ntwo\n"[..], 8));
+        intake.read(Source(2), &NOTHING, &pipe_with(b"three\n")).unwrap().unwrap();
         intake.will_record(Seq(5));
         drop(intake);
-        assert!(case.open().recover(Seq(5)).is_empty());
+        let both = vec![(1, b"one\ntwo\n".to_vec(), 0), (2, b"three\n".to_vec(), 0)];
+        assert_eq!(left(&mut case.open(), 4), (both.clone(), false));
+        let mut next = case.open();
+        assert_eq!(left(&mut next, 4), (both, false), "the one that found it died too");
+        next.finish(&[]);
+        assert!(left(&mut case.open(), 4).0.is_empty());
+    }
+
+    #[test]
+    fn what_was_recorded_is_history() {
+        let case = Case::new("recorded");
+        let mut intake = case.open();
+        intake.read(Source(1), &NOTHING, &pipe_with(b"one\n")).unwrap().unwrap();
+        intake.will_record(Seq(5));
+        drop(intake);
+        assert_eq!(left(&mut case.open(), 5), (vec![(1, b"one\n".to_vec(), 0)], true));
     }
 
     #[test]
     fn half_a_line_is_carried_over_turns_and_over_a_death() {
         let case = Case::new("half");
         let mut intake = case.open();
-        intake.recover(Seq(0));
-        let range = intake.read(Source(1), 0..0, &pipe_with(b"one\ntw")).unwrap().unwrap().range;
-        let places = intake.finish(&[(Source(1), range.start + 4..range.end)]);
-        assert_eq!(intake.bytes(places[0].clone()), b"tw");
+        let range = intake.read(Source(1), &NOTHING, &pipe_with(b"one\ntw")).unwrap().unwrap().range;
+        let half = Carried { range: range.start + 4..range.end, begun: 7 };
+        let place = intake.finish(&[(Source(1), half)]).remove(0);
+        assert_eq!(intake.bytes(place.clone()), b"tw");
         drop(case.open());
-        let taken = intake.read(Source(1), places[0].clone(), &pipe_with(b"o\n")).unwrap().unwrap();
+        let half = Carried { range: place, begun: 7 };
+        let taken = intake.read(Source(1), &half, &pipe_with(b"o\n")).unwrap().unwrap();
         assert_eq!((intake.bytes(taken.range), taken.new), (&b"two\n"[..], 2));
         drop(intake);
-        assert_eq!(case.open().recover(Seq(0)), vec![(Source(1), b"two\n".to_vec())]);
+        let (entries, _) = left(&mut case.open(), 0);
+        assert_eq!(entries, vec![(1, b"tw".to_vec(), 7), (1, b"two\n".to_vec(), 7)]);
     }
 
     #[test]
     fn a_turn_has_a_bound() {
         let case = Case::new("bound");
         let mut intake = case.open();
-        intake.recover(Seq(0));
         let mut taken = 0;
-        while intake.read(Source(1), 0..0, &pipe_with(&[b'x'; READ_MAX])).unwrap().is_some() {
+        while intake.read(Source(1), &NOTHING, &pipe_with(&[b'x'; READ_MAX])).unwrap().is_some() {
             taken += 1;
         }
         assert!((2..=4).contains(&taken), "{taken}");
         intake.finish(&[]);
-        assert!(intake.read(Source(1), 0..0, &pipe_with(b"x")).unwrap().is_some());
+        assert!(intake.read(Source(1), &NOTHING, &pipe_with(b"x")).unwrap().is_some());
     }
 }

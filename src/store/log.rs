@@ -11,7 +11,7 @@ use std::sync::Arc;
 use nix::libc;
 
 use crate::error::{Code, Error, Result};
-use crate::limits::SEGMENT_BYTES;
+use crate::limits::{LINE_MAX, SEGMENT_BYTES};
 use crate::model::{Event, Seq, Term};
 use crate::record::{self, Fault, Stamp};
 
@@ -90,6 +90,18 @@ impl Log {
         sync_folder(&self.folder);
         Ok(())
     }
+}
+
+/// Whether the log ends with the end of its hive.
+pub fn is_stopped(folder: &Path) -> io::Result<bool> {
+    let Some(last) = segments(folder)?.pop() else { return Ok(false) };
+    let file = File::open(last)?;
+    let from = file.metadata()?.len().saturating_sub(LINE_MAX as u64);
+    let mut end = vec![0; LINE_MAX];
+    let len = file.read_at(&mut end, from)?;
+    let lines = end[..len].strip_suffix(b"\n").unwrap_or(&end[..len]);
+    let last = lines.rsplit(|b| *b == b'\n').next().unwrap_or_default();
+    Ok(matches!(record::decode(last), Ok((_, Event::Stopped))))
 }
 
 fn open_append(path: &Path) -> io::Result<File> {

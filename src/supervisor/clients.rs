@@ -1,7 +1,7 @@
 //! Those who asked: their reply FIFOs, opened without waiting, written without waiting, let go when they are gone.
 //! Invariant: a client that does not read costs a bounded buffer and nothing else; others do not notice.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::limits;
 use crate::model::{ReplyTo, Seq};
 use crate::outbox::{Outbox, Unit};
 use crate::sys::fifo;
+use crate::sys::process::{Pid, Process};
 
 pub struct Clients {
     folder: PathBuf,
@@ -24,11 +25,24 @@ pub struct Clients {
     dirty: Vec<usize>,
     /// With `--durable`: answers whose records are not yet on disk.
     durable: bool,
-    held: VecDeque<(Seq, Arc<str>, Vec<u8>)>,
+    held: VecDeque<Held>,
+    /// Up to which record the turns before this one were flushed.
+    flushed: Seq,
+    /// Clients whose answers did not all fit: up to which record they have them.
+    behind: BTreeMap<usize, Seq>,
     /// How many were ever opened: now and then what dead clients left is cleared away.
     opened: usize,
     /// Clients that were dropped with answers unread.
     pub cut: u64,
+}
+
+/// An answer that waits for the disk.
+struct Held {
+    /// Records before the turn that it belongs to, and the last one it stands on.
+    before: Seq,
+    after: Seq,
+    name: Arc<str>,
+    bytes: Vec<u8>,
 }
 
 /// A client that was not written to for this long (in microseconds) is looked at again before it is.
@@ -56,9 +70,18 @@ impl Clients {
             dirty: Vec::new(),
             durable,
             held: VecDeque::new(),
+            flushed: Seq(0),
+            behind: BTreeMap::new(),
             opened: 0,
             cut: 0,
         }
+    }
+
+    /// Up to which record everybody was answered, given that a turn up to `recorded` has just been flushed.
+    pub fn answered(&mut self, recorded: Seq) -> Seq {
+        self.flushed = recorded;
+        let held = self.held.front().map(|held| held.before);
+        self.behind.values().copied().chain(held).min().unwrap_or(recorded)
     }
 
     /// Appends an answer. `after` is the last record it stands on.
@@ -66,7 +89,7 @@ impl Clients {
         if self.durable {
             let mut bytes = Vec::new();
             write(&mut bytes);
-            self.held.push_back((after, to.name.clone(), bytes));
+            self.held.push_back(Held { before: self.flushed, after, name: to.name.clone(), bytes });
         } else if let Some(client) = self.client(&to.name) {
             write(client.outbox.buffer());
         }
@@ -74,8 +97,8 @@ impl Clients {
 
     /// Lets go the answers whose records are on disk.
     pub fn release(&mut self, synced: Seq) {
-        while self.held.front().is_some_and(|(seq, _, _)| *seq <= synced) {
-            let Some((_, name, bytes)) = self.held.pop_front() else {
+        while self.held.front().is_some_and(|held| held.after <= synced) {
+            let Some(Held { name, bytes, .. }) = self.held.pop_front() else {
                 return;
             };
             if let Some(client) = self.client(&name) {
@@ -113,7 +136,9 @@ impl Clients {
             self.clear_away();
         }
         let path = self.folder.join(name.as_ref());
-        let Ok(file) = fifo::open_write(&path) else {
+        let removed =
+            |_| client_pid(name).map_or(Err(io::ErrorKind::NotFound.into()), |pid| fifo::open_removed(pid, &path));
+        let Ok(file) = fifo::open_write(&path).or_else(removed) else {
             self.gone(name);
             return None;
         };
@@ -173,7 +198,13 @@ impl Clients {
         if rested && client.outbox.is_replaced(&client.path) {
             return self.reopen(poll, slot, mono);
         }
-        match client.outbox.flush(poll.registry(), Wake::Client(slot).token()) {
+        let flushed = client.outbox.flush(poll.registry(), Wake::Client(slot).token());
+        if client.outbox.waiting() > 0 {
+            self.behind.entry(slot).or_insert(self.flushed);
+        } else if client.stalled.is_some() {
+            self.behind.remove(&slot);
+        }
+        match flushed {
             Ok(_) if client.outbox.waiting() == 0 => client.stalled = None,
             Ok(true) => client.stalled = Some(mono),
             Ok(false) => client.stalled = client.stalled.or(Some(mono)),
@@ -213,6 +244,7 @@ impl Clients {
 
     fn forget(&mut self, slot: usize) {
         self.last = None;
+        self.behind.remove(&slot);
         if let Some(client) = self.slots[slot].take() {
             self.by_name.remove(&client.name);
         }
@@ -232,10 +264,7 @@ impl Clients {
     }
 
     fn remove_if_dead(&self, name: &str) {
-        let pid = name.strip_prefix("hivectl-").and_then(|rest| rest.split('-').next()).and_then(|p| p.parse().ok());
-        if let Some(pid) = pid
-            && crate::sys::process::Process::open(crate::sys::process::Pid(pid)).is_err()
-        {
+        if client_pid(name).is_some_and(|pid| Process::open(pid).is_err()) {
             let _ = std::fs::remove_file(self.folder.join(name));
         }
     }
@@ -245,4 +274,9 @@ impl Clients {
         let patience = limits::CLIENT_PATIENCE.as_micros() as i64;
         self.slots.iter().flatten().filter_map(|c| c.stalled).min().map(|since| since + patience)
     }
+}
+
+/// The process that a pipe is of, where hivectl made it.
+fn client_pid(name: &str) -> Option<Pid> {
+    name.strip_prefix("hivectl-")?.split('-').next()?.parse().ok().map(Pid)
 }

@@ -4,52 +4,94 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::os::fd::AsRawFd;
 
-use super::{Hive, Supervisor, Wake};
+use mio::{Interest, Poll};
+
+use super::core::Answered;
+use super::{Hive, Supervisor, Wake, unwatch, watch};
 use crate::error::Result;
 use crate::limits::LINE_MAX;
 use crate::model::AgentId;
 use crate::store::Intake;
-use crate::store::intake::Source;
+use crate::store::intake::{Begun, Carried, Left, Source};
 use crate::wire::host::Report;
 
 const CTL: Source = Source(1);
 const HOSTS: Source = Source(2);
+const FORMER_CTL: Source = Source(3);
 const FIRST_AGENT: u64 = 16;
 
 fn agent_source(id: AgentId) -> Source {
     Source(FIRST_AGENT + u64::from(id.0))
 }
 
+fn agent_of(source: Source) -> AgentId {
+    AgentId((source.0 - FIRST_AGENT) as u32)
+}
+
 /// The pipes that are read, and what of them has been taken without its end.
 pub struct Inlets {
     ctl: File,
     hosts: File,
-    states: HashMap<u64, Inlet>,
+    /// A `ctl` whose name is gone: clients that had it open may still write to it.
+    former: Option<File>,
+    halves: HashMap<u64, Carried>,
     /// Sources that may have more to read: edge-triggered readiness is said once.
     pending: VecDeque<Source>,
 }
 
 /// What is known of a line whose beginning is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Overlong {
+pub(in crate::supervisor) enum Overlong {
     /// An agent's answer to this task.
     AnswerTo(u64),
     Other,
 }
 
-#[derive(Default)]
-struct Inlet {
-    /// Where the half line lies in the intake.
-    half: Range<usize>,
-    /// The line under way is longer than any may be: only its end is kept.
-    overlong: Option<Overlong>,
+impl Overlong {
+    /// As the intake keeps it, beside the end of the line.
+    fn begun(known: Option<Overlong>) -> Begun {
+        match known {
+            None => 0,
+            Some(Overlong::Other) => 1,
+            Some(Overlong::AnswerTo(task)) => task.saturating_add(2),
+        }
+    }
+
+    fn of(begun: Begun) -> Option<Overlong> {
+        match begun {
+            0 => None,
+            1 => Some(Overlong::Other),
+            task => Some(Overlong::AnswerTo(task - 2)),
+        }
+    }
 }
 
 impl Inlets {
-    pub fn new(ctl: File, hosts: File) -> Inlets {
-        Inlets { ctl, hosts, states: HashMap::new(), pending: VecDeque::new() }
+    pub fn new(ctl: &File, hosts: &File, former: Option<File>) -> io::Result<Inlets> {
+        let (ctl, hosts) = (ctl.try_clone()?, hosts.try_clone()?);
+        Ok(Inlets { ctl, hosts, former, halves: HashMap::new(), pending: VecDeque::new() })
+    }
+
+    /// Another pipe stands under the name: clients that have the old one open are still heard.
+    pub fn replace_ctl(&mut self, ctl: &File, poll: &Poll) -> io::Result<()> {
+        let ctl = ctl.try_clone()?;
+        watch(poll, ctl.as_raw_fd(), Wake::Ctl, Interest::READABLE)?;
+        let old = std::mem::replace(&mut self.ctl, ctl);
+        unwatch(poll, old.as_raw_fd());
+        watch(poll, old.as_raw_fd(), Wake::FormerCtl, Interest::READABLE)?;
+        self.former = Some(old);
+        if let Some(half) = self.halves.remove(&CTL.0) {
+            self.halves.insert(FORMER_CTL.0, half);
+        }
+        Ok(())
+    }
+
+    pub fn watch(&self, poll: &Poll) -> io::Result<()> {
+        watch(poll, self.ctl.as_raw_fd(), Wake::Ctl, Interest::READABLE)?;
+        watch(poll, self.hosts.as_raw_fd(), Wake::Hosts, Interest::READABLE)?;
+        self.former.iter().try_for_each(|former| watch(poll, former.as_raw_fd(), Wake::FormerCtl, Interest::READABLE))
     }
 
     pub fn has_pending(&self) -> bool {
@@ -62,21 +104,26 @@ impl Inlets {
         }
     }
 
-    /// The turn's events are in the log: half lines are carried over, everything else is done with.
-    pub fn turn_is_recorded(&mut self, intake: &mut Intake) {
-        let mut halves: Vec<(Source, Range<usize>)> = Vec::new();
-        for (source, inlet) in self.states.iter().filter(|(_, inlet)| !inlet.half.is_empty()) {
-            halves.push((Source(*source), inlet.half.clone()));
-        }
+    /// The turn's events are in the log, and what they ask for is done: half lines are carried over, the rest is over.
+    pub fn turn_is_done(&mut self, intake: &mut Intake) {
+        let halves: Vec<(Source, Carried)> =
+            self.halves.iter().map(|(source, half)| (Source(*source), half.clone())).collect();
         let places = intake.finish(&halves);
-        for ((source, _), place) in halves.iter().zip(places) {
-            self.states.entry(source.0).or_default().half = place;
+        for ((source, half), place) in halves.into_iter().zip(places) {
+            self.halves.insert(source.0, Carried { range: place, ..half });
         }
     }
 
     /// An agent's pipe was made anew: what an older one left unfinished is void.
     pub fn forget(&mut self, id: AgentId) {
-        self.states.remove(&agent_source(id).0);
+        self.halves.remove(&agent_source(id).0);
+    }
+
+    fn keep_half(&mut self, source: Source, half: Carried) {
+        match half.range.is_empty() && half.begun == 0 {
+            true => drop(self.halves.remove(&source.0)),
+            false => drop(self.halves.insert(source.0, half)),
+        }
     }
 }
 
@@ -93,10 +140,12 @@ impl Supervisor {
             match wake {
                 Wake::Ctl => self.inlets.add(CTL),
                 Wake::Hosts => self.inlets.add(HOSTS),
+                Wake::FormerCtl => self.inlets.add(FORMER_CTL),
                 Wake::AgentOut(id) => self.inlets.add(agent_source(id)),
                 Wake::AgentIn(id) | Wake::HostPipe(id) => self.hive.agents.writable(id),
                 Wake::HostGone(id) => self.hive.agents.host_gone(id, &self.poll, &self.hive.core.state),
                 Wake::Client(slot) => self.hive.clients.writable(slot),
+                Wake::Live => self.mend_live(),
                 Wake::Signals => self.heard_signal(),
                 Wake::Bell => self.heard_bell()?,
             }
@@ -115,14 +164,15 @@ impl Supervisor {
 
     /// News that something is gone is heeded only after its last words.
     fn hear_of_losses(&mut self) {
-        while let Some(id) = self.hive.agents.first_loss() {
+        while let Some(id) = self.hive.agents.first_news() {
             while self.take(agent_source(id)) {
                 if !self.intake.has_room() {
                     return;
                 }
             }
-            self.inlets.forget(id);
-            self.hive.agents.tell_loss(&mut self.hive.core);
+            if self.hive.agents.tell_news(&mut self.hive.core) {
+                self.inlets.forget(id);
+            }
         }
     }
 
@@ -131,20 +181,16 @@ impl Supervisor {
         let pipe = match source {
             CTL => Some(&self.inlets.ctl),
             HOSTS => Some(&self.inlets.hosts),
-            Source(n) => self.hive.agents.out(AgentId((n - FIRST_AGENT) as u32)),
+            FORMER_CTL => self.inlets.former.as_ref(),
+            source => self.hive.agents.out(agent_of(source)),
         };
         let Some(pipe) = pipe else { return false };
-        let inlet = self.inlets.states.get(&source.0);
-        let (half, overlong) = inlet.map_or((0..0, None), |i| (i.half.clone(), i.overlong));
-        match self.intake.read(source, half, pipe) {
+        let carried = self.inlets.halves.get(&source.0).cloned().unwrap_or_default();
+        match self.intake.read(source, &carried, pipe) {
             Ok(Some(taken)) if taken.new == 0 => false,
             Ok(Some(taken)) => {
-                let bytes = self.intake.bytes(taken.range.clone());
-                let (half, overlong) = self.hive.split(source, bytes, overlong);
-                let half = taken.range.end - half..taken.range.end;
-                if !half.is_empty() || overlong.is_some() || inlet.is_some() {
-                    self.inlets.states.insert(source.0, Inlet { half, overlong });
-                }
+                let half = self.hive.split(source, &self.intake, Carried { range: taken.range, ..carried });
+                self.inlets.keep_half(source, half);
                 taken.full
             }
             Ok(None) => true,
@@ -158,10 +204,11 @@ impl Supervisor {
 }
 
 impl Hive {
-    /// Handles every whole line. Returns the length of the half line at the end, and what is known of its beginning if
-    /// that is gone.
-    fn split(&mut self, source: Source, bytes: &[u8], mut overlong: Option<Overlong>) -> (usize, Option<Overlong>) {
-        let mut from = 0;
+    /// Handles every whole line of what was taken. Returns the half line at its end.
+    fn split(&mut self, source: Source, intake: &Intake, taken: Carried) -> Carried {
+        let Carried { range, begun } = taken;
+        let bytes = intake.bytes(range.clone());
+        let (mut from, mut overlong) = (0, Overlong::of(begun));
         while let Some(len) = memchr::memchr(b'\n', &bytes[from..]) {
             let line = &bytes[from..from + len];
             if overlong.is_none() && len < LINE_MAX {
@@ -172,18 +219,18 @@ impl Hive {
             }
             from += len + 1;
         }
-        let half = &bytes[from..];
-        if half.len() < LINE_MAX {
-            return (half.len(), overlong);
+        let mut half = &bytes[from..];
+        if half.len() >= LINE_MAX {
+            let (tail, begun) = self.lose_beginning(source, half, overlong);
+            (half, overlong) = (tail, Some(begun));
         }
-        let (tail, begun) = self.lose_beginning(source, half, overlong);
-        (tail.len(), Some(begun))
+        Carried { range: range.end - half.len()..range.end, begun: Overlong::begun(overlong) }
     }
 
     /// Keeps the end of a line that is too long. An agent's beginning is output all the same.
     fn lose_beginning<'b>(&mut self, source: Source, line: &'b [u8], begun: Option<Overlong>) -> (&'b [u8], Overlong) {
         let (beginning, tail) = line.split_at(line.len().saturating_sub(LINE_MAX - 1));
-        let agent = (source.0 >= FIRST_AGENT).then(|| AgentId((source.0 - FIRST_AGENT) as u32));
+        let agent = (source.0 >= FIRST_AGENT).then(|| agent_of(source));
         if let Some(id) = agent {
             self.agents.output(id, beginning, &self.core.state);
         }
@@ -196,7 +243,7 @@ impl Hive {
 
     fn line(&mut self, source: Source, line: Line) {
         match source {
-            CTL => self.ctl_line(line),
+            CTL | FORMER_CTL => self.ctl_line(line),
             HOSTS => {
                 let report = match line {
                     Line::Whole(bytes) => std::str::from_utf8(bytes).ok().and_then(Report::parse),
@@ -207,19 +254,42 @@ impl Hive {
                     None => self.malformed += 1,
                 }
             }
-            Source(n) => {
-                let understood = self.agents.said(AgentId((n - FIRST_AGENT) as u32), line, &mut self.core);
+            source => {
+                let understood = self.agents.said(agent_of(source), line, &mut self.core);
                 self.malformed += u64::from(!understood);
             }
         }
     }
+}
 
-    /// What the last supervisor took from `ctl` and did not record. What it took from hosts and agents is void:
-    /// they are gone.
-    pub(super) fn take_left(&mut self, left: Vec<(Source, Vec<u8>)>) {
-        for (_, bytes) in left.into_iter().filter(|(source, _)| *source == CTL) {
-            self.split(CTL, &bytes, None);
+impl Supervisor {
+    /// What the last supervisor took and was not done with. Where its events are in the log, the lines are history, but
+    /// for requests that nothing in the log answers; half lines go on either way.
+    pub(super) fn take_left(&mut self, left: Left, answered: &Answered) {
+        for (source, taken) in left.entries {
+            let is_agent = source.0 >= FIRST_AGENT;
+            if is_agent && self.hive.agents.out(agent_of(source)).is_none() {
+                continue;
+            }
+            let half = match left.recorded_from {
+                None => self.hive.split(source, &self.intake, taken),
+                Some(_) => {
+                    if source == CTL || source == FORMER_CTL {
+                        self.hive.request_again(self.intake.bytes(taken.range.clone()), answered);
+                    }
+                    end_of_last_line(&self.intake, taken)
+                }
+            };
+            self.inlets.keep_half(source, half);
         }
+    }
+}
+
+/// The half line at the end of lines that are history.
+fn end_of_last_line(intake: &Intake, taken: Carried) -> Carried {
+    match memchr::memrchr(b'\n', intake.bytes(taken.range.clone())) {
+        Some(at) => Carried { range: taken.range.start + at + 1..taken.range.end, begun: 0 },
+        None => taken,
     }
 }
 

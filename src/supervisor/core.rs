@@ -1,10 +1,14 @@
 //! The model at work: inputs become events, events become records and effects.
 //! Owns the state and the log. Touches no pipe and no process.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::model::{Effect, Event, Input, Now, Refusal, Seq, State, Term, consequence, decide, expired};
+use crate::model::{
+    AgentId, Effect, Event, Input, Lead, Now, Refusal, ReplyTo, Seq, State, Term, consequence, decide, expired,
+};
 use crate::record::{self, Stamp};
 use crate::store::{Folders, Log, log};
 use crate::sys::process;
@@ -24,15 +28,41 @@ pub struct Core {
     stamped: (i64, Vec<u8>),
 }
 
+/// Requests that events answer: by whom, and under which tag.
+#[derive(Default)]
+pub struct Answered(BTreeSet<(Arc<str>, Arc<str>)>);
+
+impl Answered {
+    pub fn has(&self, to: &ReplyTo) -> bool {
+        self.0.contains(&(to.name.clone(), to.tag.clone()))
+    }
+}
+
+/// Of the records that are replayed, which were perhaps not seen to.
+#[derive(Debug, Clone, Copy)]
+pub struct Unfinished {
+    /// Answers that stand on later records may not have been written.
+    pub answered: Seq,
+    /// The last turn's records begin here.
+    pub turn: Seq,
+}
+
 impl Core {
-    /// Replays the log.
-    pub fn open(folders: &Folders, now: Now) -> Result<Core> {
+    /// Replays the log. Answers that were perhaps not written are the first effects of this leadership.
+    pub fn open(folders: &Folders, now: Now, unfinished: Unfinished) -> Result<(Core, Answered)> {
         let mut state = State::default();
-        let mut scratch = Vec::new();
+        let (mut effects, mut scratch) = (Vec::new(), Vec::new());
+        let mut answered = Answered::default();
         let log::Opened { log, cut } = Log::open(&folders.events(), |stamp, event| {
             let at = Now { wall: stamp.wall, mono: now.mono - (now.wall - stamp.wall) };
+            if stamp.seq >= unfinished.turn {
+                answered.0.extend(event.asked_by().map(|to| (to.name.clone(), to.tag.clone())));
+            }
             state.apply(at, event, &mut scratch);
-            scratch.clear();
+            let answers = scratch.drain(..).filter(|effect| matches!(effect, Effect::Answer { .. }));
+            if stamp.seq > unfinished.answered {
+                effects.extend(answers);
+            }
         })?;
         if let Some(torn) = cut {
             let (file, offset, bytes) = (torn.file.display(), torn.offset, torn.bytes);
@@ -41,24 +71,29 @@ impl Core {
             );
         }
         let next = Seq(log.last.0 + 1);
-        Ok(Core {
+        let core = Core {
             state,
             log,
             now,
             next,
-            effects: Vec::new(),
+            effects,
             records: Vec::new(),
             decided: Vec::new(),
             stamped: (i64::MIN, Vec::new()),
-        })
+        };
+        Ok((core, answered))
     }
 
-    /// Begins a new term. Its first events are those of the take-over.
-    pub fn lead(&mut self, now: Now, pid: i32) {
+    /// Begins a new term, with the agents whose hosts live. Its first events are those of the take-over; what was recorded
+    /// and perhaps not said is said again.
+    pub fn lead(&mut self, now: Now, alive: BTreeSet<AgentId>, standby: bool) {
         self.now = now;
         self.log.term = Term(self.log.term.0 + 1);
-        let lead = Input::Lead { pid, version: env!("CARGO_PKG_VERSION").into(), boot: process::boot_id().into() };
-        self.feed(lead).unwrap_or_else(|refusal| unreachable!("to lead is never refused: {}", refusal.message));
+        let (version, boot) = (env!("CARGO_PKG_VERSION").into(), process::boot_id().into());
+        let lead = Lead { pid: process::my_pid().0, version, boot, alive, standby };
+        self.feed(Input::Lead(lead))
+            .unwrap_or_else(|refusal| unreachable!("to lead is never refused: {}", refusal.message));
+        self.effects.extend(self.state.said_again());
     }
 
     /// One input: decided, and its events applied.

@@ -6,12 +6,13 @@ mod agents;
 mod clients;
 mod collect;
 mod core;
+mod lead;
+mod live;
 mod perform;
 mod recover;
 mod requests;
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -22,18 +23,18 @@ use mio::{Events, Interest, Poll, Token};
 use nix::libc;
 
 use crate::error::{Code, Error, Result};
-use crate::json::Flat;
 use crate::limits;
-use crate::model::{AgentId, Input, Now, StopMode};
+use crate::model::{AgentId, Input, Now, Seq, StopMode};
 use crate::store::sync::Syncer;
-use crate::store::{Context, Folders, Intake};
-use crate::sys::lock::Lock;
-use crate::sys::{self, clock, fifo, process, signal};
+use crate::store::{Context, Folders, Intake, Marks};
+use crate::sys::{self, clock, process, signal};
 use crate::wire::request::Names;
-use agents::Agents;
+use agents::{Agents, Shared};
 use clients::Clients;
 use collect::Inlets;
-use core::Core;
+use core::{Core, Unfinished};
+use lead::Lead;
+use live::Live;
 
 /// How a supervisor is to run.
 pub struct Settings {
@@ -42,6 +43,10 @@ pub struct Settings {
     pub pin: Option<usize>,
     /// Answer only what is on disk.
     pub durable: bool,
+    /// Wait until the one that leads is gone.
+    pub standby: bool,
+    /// Be as durable as the former leader, and where it was.
+    pub as_before: bool,
 }
 
 pub struct Supervisor {
@@ -53,7 +58,8 @@ pub struct Supervisor {
     syncer: Syncer,
     bell: UnixStream,
     signals: UnixStream,
-    lock: Lock,
+    lead: Lead,
+    live: Live,
 }
 
 /// Everything that a line, once taken, can touch.
@@ -77,6 +83,8 @@ enum Wake {
     Hosts,
     Signals,
     Bell,
+    FormerCtl,
+    Live,
     AgentOut(AgentId),
     AgentIn(AgentId),
     HostPipe(AgentId),
@@ -94,6 +102,8 @@ impl Wake {
             Wake::Hosts => 1,
             Wake::Signals => 2,
             Wake::Bell => 3,
+            Wake::FormerCtl => 4,
+            Wake::Live => 5,
             Wake::AgentOut(id) => agent(id, 0),
             Wake::AgentIn(id) => agent(id, 1),
             Wake::HostPipe(id) => agent(id, 2),
@@ -110,6 +120,8 @@ impl Wake {
             1 => Wake::Hosts,
             2 => Wake::Signals,
             3 => Wake::Bell,
+            4 => Wake::FormerCtl,
+            5 => Wake::Live,
             n if n >= CLIENT_BIT => Wake::Client(n - CLIENT_BIT),
             n if n & 3 == 0 => Wake::AgentOut(id),
             n if n & 3 == 1 => Wake::AgentIn(id),
@@ -119,23 +131,32 @@ impl Wake {
     }
 }
 
-/// Runs a supervisor until its hive is stopped. `ready` is called when requests are taken.
+/// Runs a supervisor until its hive is stopped. `ready` is called when requests are taken; or, by a standby, when it waits.
 pub fn run(settings: Settings, ready: impl FnOnce()) -> Result<()> {
-    let mut supervisor = Supervisor::start(settings)?;
+    process::set_name();
+    if settings.standby {
+        let Some((lead, sign)) = Lead::inherit(&settings.folders, ready)? else { return Ok(()) };
+        let mut supervisor = Supervisor::start(settings, lead)?;
+        drop(sign);
+        return supervisor.serve();
+    }
+    settings.folders.make()?;
+    let lead = Lead::take(&settings.folders)?;
+    let mut supervisor = Supervisor::start(settings, lead)?;
     ready();
     supervisor.serve()
 }
 
 impl Supervisor {
-    fn start(settings: Settings) -> Result<Supervisor> {
+    fn start(mut settings: Settings, lead: Lead) -> Result<Supervisor> {
+        if settings.as_before {
+            (settings.durable, settings.pin) = lead.former();
+        }
         let folders = &settings.folders;
         let os = |what: &str| {
             let what = what.to_owned();
             move |e: io::Error| Error::os(what, e)
         };
-        process::set_name();
-        folders.make()?;
-        let lock = take_lead(folders)?;
         let open_files = sys::raise_open_files().map_err(os("cannot raise the limit of open files"))?;
         let processors = sys::processors_of(process::my_pid()).map_err(os("cannot read the processors"))?;
         if let Some(cpu) = settings.pin {
@@ -144,43 +165,47 @@ impl Supervisor {
         process::adopt_orphans().map_err(os("cannot become a subreaper"))?;
 
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
-        let mut core = Core::open(folders, now())?;
-        // Opened before the old hosts go: they alone hold what was written while nobody led.
-        let (ctl, hosts) = (pipe(&folders.ctl())?, pipe(&folders.hosts())?);
-        recover::end_old_hosts(&core.state, folders);
-        core.lead(now(), process::my_pid().0);
+        let full = "(is the live folder's space full?)";
+        let mut intake = Intake::open(&folders.intake()).map_err(os(&format!("cannot map the intake {full}")))?;
+        let marks = Marks::open(&folders.marks()).map_err(os(&format!("cannot map the marks {full}")))?;
+        let unfinished = Unfinished { answered: marks.answered(), turn: intake.deciding().unwrap_or(Seq(u64::MAX)) };
+        let (mut core, answered) = Core::open(folders, now(), unfinished)?;
 
-        let mut intake =
-            Intake::open(&folders.intake()).map_err(os("cannot map the intake (is the live folder's space full?)"))?;
+        let living = recover::living_hosts(&core.state).map_err(os("cannot look for the agents of the last leader"))?;
+        let host = living.first().map(|(_, host)| host.pid);
+        let (ctl, hosts, former) = recover::shared_pipes(folders, host)?;
+        let inlets = Inlets::new(&ctl, &hosts, former).map_err(os("cannot open the hive's pipes"))?;
+        let mut agents = Agents::new(folders.clone(), Shared { ctl, hosts }, marks, open_files, processors);
+        let adopted = recover::adopt(&mut agents, living, &poll);
+        recover::end_remains(&core.state, folders, &adopted);
+        core.lead(now(), adopted, settings.standby);
+        recover::hold_back_what_was_sent(&mut core, &mut agents);
+
         let left = intake.recover(core.recorded());
         let stop_signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
         let signals = signal::doorbell(&stop_signals).map_err(os("cannot listen for signals"))?;
         let pause = if settings.durable { Duration::ZERO } else { limits::SYNC_WITHIN };
         let (syncer, bell) = Syncer::start(pause).map_err(os("cannot start the syncing thread"))?;
-        for (fd, wake) in [
-            (ctl.as_raw_fd(), Wake::Ctl),
-            (hosts.as_raw_fd(), Wake::Hosts),
-            (signals.as_raw_fd(), Wake::Signals),
-            (bell.as_raw_fd(), Wake::Bell),
-        ] {
+        inlets.watch(&poll).map_err(os("cannot watch a pipe"))?;
+        for (fd, wake) in [(signals.as_raw_fd(), Wake::Signals), (bell.as_raw_fd(), Wake::Bell)] {
             watch(&poll, fd, wake, Interest::READABLE).map_err(os("cannot watch a pipe"))?;
         }
-        let since = clock::wall_micros();
-        write_leader(&lock, core.log.term.0, since).map_err(os("cannot write the leader file"))?;
+        let mut live = Live::default();
+        live.watch(&folders.live, &poll).map_err(os("cannot watch the live folder"))?;
         let hive = Hive {
             name: folders.hive.clone(),
             core,
-            agents: Agents::new(folders.clone(), open_files, processors),
+            agents,
             clients: Clients::new(folders.replies(), settings.durable),
             context: Context::at(&folders.context),
             names: Names::default(),
             exit: false,
             malformed: 0,
-            since,
+            since: clock::wall_micros(),
         };
-        let inlets = Inlets::new(ctl, hosts);
-        let mut supervisor = Supervisor { settings, hive, poll, intake, inlets, syncer, bell, signals, lock };
-        supervisor.hive.take_left(left);
+        let mut supervisor = Supervisor { settings, hive, poll, intake, inlets, syncer, bell, signals, lead, live };
+        supervisor.say_who_leads()?;
+        supervisor.take_left(left, &answered);
         supervisor.finish_turn()?;
         Ok(supervisor)
     }
@@ -191,6 +216,9 @@ impl Supervisor {
         while !self.hive.exit {
             self.wait(&mut events, &mut woken)?;
             self.hive.core.now = now();
+            if self.live.mend_at.is_some_and(|at| at <= self.hive.core.now.mono) {
+                self.mend_live();
+            }
             self.collect(&mut woken)?;
             self.finish_turn()?;
         }
@@ -200,7 +228,7 @@ impl Supervisor {
     /// The one place that sleeps.
     fn wait(&mut self, events: &mut Events, woken: &mut VecDeque<Wake>) -> Result<()> {
         let at_once =
-            self.inlets.has_pending() || self.hive.agents.has_losses() || self.hive.core.unrecorded_from().is_some();
+            self.inlets.has_pending() || self.hive.agents.has_news() || self.hive.core.unrecorded_from().is_some();
         let timeout = if at_once { Some(Duration::ZERO) } else { self.until_next_deadline() };
         match self.poll.poll(events, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -211,8 +239,8 @@ impl Supervisor {
     }
 
     fn until_next_deadline(&self) -> Option<Duration> {
-        let due =
-            [self.hive.core.state.next_deadline(), self.hive.clients.next_deadline()].into_iter().flatten().min()?;
+        let due = [self.hive.core.state.next_deadline(), self.hive.clients.next_deadline(), self.live.mend_at];
+        let due = due.into_iter().flatten().min()?;
         // Rounded up to the poll's milliseconds, or it would wake just before the deadline and spin.
         Some(Duration::from_micros((due - clock::monotonic_micros()).max(0) as u64))
     }
@@ -228,11 +256,12 @@ impl Supervisor {
                 .map_err(|e| Error::os("cannot write the event log; the supervisor stops, the agents go on", e))?;
             self.syncer.written(hive.core.log.file(), hive.core.recorded());
         }
-        self.inlets.turn_is_recorded(&mut self.intake);
         hive.perform(&self.poll);
         hive.agents.flush(&self.poll);
         hive.clients.release(self.syncer.synced());
         hive.clients.flush(&self.poll, hive.core.now.mono);
+        hive.agents.answered(hive.clients.answered(hive.core.recorded()));
+        self.inlets.turn_is_done(&mut self.intake);
         Ok(())
     }
 
@@ -242,13 +271,18 @@ impl Supervisor {
         self.hive.clients.release(self.syncer.synced());
         self.hive.clients.flush(&self.poll, self.hive.core.now.mono);
         let live = &self.settings.folders.live;
-        if !self.lock.is_current() {
+        if !self.lead.is_current() {
             return Err(Error::new(
                 Code::Internal,
                 format!("{} is another supervisor's now: left alone", live.display()),
             ));
         }
         std::fs::remove_dir_all(live).map_err(|e| Error::os(format!("cannot remove {}", live.display()), e))
+    }
+
+    fn say_who_leads(&self) -> Result<()> {
+        let said = self.lead.say(self.hive.core.log.term.0, self.hive.since, self.settings.durable, self.settings.pin);
+        said.map_err(|e| Error::os("cannot write the leader file", e))
     }
 
     fn heard_signal(&mut self) {
@@ -271,43 +305,6 @@ impl Supervisor {
 
 fn now() -> Now {
     Now { mono: clock::monotonic_micros(), wall: clock::wall_micros() }
-}
-
-/// The lock, or who has it. A client that looks takes it for a microsecond, so once is not enough.
-fn take_lead(folders: &Folders) -> Result<Lock> {
-    let path = folders.leader();
-    for _ in 0..20 {
-        match Lock::try_take(&path) {
-            Ok(Some(lock)) => return Ok(lock),
-            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
-            Err(e) => return Err(Error::os(format!("cannot lock {}", path.display()), e)),
-        }
-    }
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
-    let pid = Flat::parse(text.trim()).ok().and_then(|leader| leader.u64("pid").ok().flatten());
-    let who = pid.map_or_else(String::new, |pid| format!(" (supervisor {pid})"));
-    let remedy = "`hivectl pool status` shows it, `hivectl pool stop` ends it, `--hive NAME` starts another beside it";
-    let message = format!("hive {} runs already{who}: {remedy}", folders.hive);
-    Err(Error::new(Code::AlreadyRunning, message))
-}
-
-/// Who leads, for clients to read.
-fn write_leader(lock: &Lock, term: u64, since: i64) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    let text =
-        format!("{{\"pid\":{},\"term\":{term},\"since\":\"{}\"}}\n", process::my_pid().0, crate::time::text(since));
-    lock.file.set_len(0)?;
-    lock.file.write_all_at(text.as_bytes(), 0)
-}
-
-/// A pipe that others write to. What was written while no supervisor lived waits in it, if a host held it open.
-fn pipe(path: &std::path::Path) -> Result<File> {
-    match fifo::make(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::os(format!("cannot make {}", path.display()), e))
-        }
-        _ => fifo::open_both(path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e)),
-    }
 }
 
 fn watch(poll: &Poll, fd: i32, wake: Wake, interest: Interest) -> io::Result<()> {

@@ -35,6 +35,9 @@ impl Hive {
                     agent::with(out, task.0, attempt, surroundings.as_deref());
                 }
                 agent::task(out, task.0, &text);
+                if !hosted {
+                    self.agents.delivers(id, task, attempt);
+                }
             }
             Effect::SendCancel { agent: id, task } => {
                 if let Some(out) = self.agents.inbox(id) {
@@ -42,14 +45,14 @@ impl Hive {
                 }
             }
             Effect::SpawnHost { agent, generation } => self.agents.spawn(agent, generation, &mut self.core, poll),
-            Effect::StartWorkload { agent, generation } => self.agents.command(agent, &Command::Start(generation)),
+            Effect::StartWorkload { agent, generation } => self.agents.start_workload(agent, generation),
             Effect::EndTask { agent, task } => self.agents.command(agent, &Command::End(task.0)),
             Effect::KillHost { agent } => self.agents.kill_host(agent),
             Effect::EndHost { agent, mode } => self.agents.command(agent, &Command::Stop(mode)),
             Effect::EndAllHosts { mode } => self.agents.end_all(mode),
-            Effect::CleanUp { .. } => self.agents.clean_up(),
+            Effect::CleanUp { agent } => self.agents.clean_up(Some(agent)),
             Effect::Exit => {
-                self.agents.clean_up();
+                self.agents.clean_up(None);
                 self.exit = true;
             }
         }

@@ -1,22 +1,109 @@
-//! What a dead supervisor left: its hosts may be alive. They are ended, tree by tree, before a new pool is made.
+//! Take-over: what a former leader left, found and brought in. Its agents live on under this one; what it recorded and
+//! perhaps did not do is done; what it took and did not record is taken up.
+//! Invariant: a process is what the log says only if pid, start time and boot agree; of any other nothing is touched.
 
-use crate::model::State;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use mio::Poll;
+use nix::libc;
+
+use super::agents::{Agents, mark_of_workloads};
+use super::core::Core;
+use crate::error::{Error, Result};
+use crate::host::{Orders, number};
+use crate::model::{AgentId, Effect, Kind, Row, State};
 use crate::store::Folders;
-use crate::sys::process::{self, Pid};
-use crate::sys::tree;
+use crate::sys::process::{self, Pid, Process};
+use crate::sys::{fifo, tree};
 
-/// Ends the hosts that the log says ran, if they are still the same processes.
-pub fn end_old_hosts(state: &State, folders: &Folders) {
+/// The hosts that the log says run, and that do.
+pub fn living_hosts(state: &State) -> io::Result<Vec<(AgentId, Process)>> {
     if state.boot.as_deref() != Some(process::boot_id().as_str()) {
-        return;
+        return Ok(Vec::new());
     }
-    for host in state.agents.values().filter_map(|agent| agent.host) {
-        let pid = Pid(host.pid);
-        if process::start_time(pid).is_ok_and(|ticks| ticks == host.start_ticks) {
-            tree::end_stranger(pid);
+    let mut living = Vec::new();
+    for (id, host) in state.agents.values().filter_map(|agent| Some((agent.id, agent.host?))) {
+        let process = match Process::open(Pid(host.pid)) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => continue,
+            other => other?,
+        };
+        // Looked at while it is held: from here on the pid cannot come to mean another.
+        let same = process::start_time(process.pid).is_ok_and(|ticks| ticks == host.start_ticks);
+        if same && !process.wait_for_end(0) {
+            living.push((id, process));
         }
-        // A host that was killed too left its tree to init: those carry its mark.
-        let live = format!("HIVE_LIVE={}", folders.live.display());
-        tree::end_marked(&[live, format!("HIVE_START={}.", host.pid)]);
     }
+    Ok(living)
+}
+
+/// The pipes that all hosts share: those that a living one holds, or new ones. With them, a `ctl` that is still held
+/// though another stands under its name.
+pub fn shared_pipes(folders: &Folders, host: Option<Pid>) -> Result<(File, File, Option<File>)> {
+    let ctl = make_ctl(folders)?;
+    let shared = || match host {
+        None => Ok((fifo::unnamed()?, None)),
+        Some(host) => held_pipes(host, &ctl),
+    };
+    let (hosts, former) = shared().map_err(|e| Error::os("cannot open the pipes that the hosts share", e))?;
+    Ok((ctl, hosts, former))
+}
+
+/// The pipe that clients write to, under its name.
+pub fn make_ctl(folders: &Folders) -> Result<File> {
+    let path = folders.ctl();
+    let made = match fifo::make(&path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => fifo::open_both(&path),
+    };
+    made.map_err(|e| Error::os(format!("cannot open {}", path.display()), e))
+}
+
+/// The hosts' report pipe, and their `ctl` if it is not this one.
+fn held_pipes(host: Pid, ctl: &File) -> io::Result<(File, Option<File>)> {
+    let held = fifo::open_of(host, number::CTL)?;
+    let same = held.metadata()?.ino() == ctl.metadata()?.ino();
+    Ok((fifo::open_of(host, number::HOSTS)?, (!same).then_some(held)))
+}
+
+/// Takes over every living host. One whose pipes cannot be had is of no use, and is ended.
+pub fn adopt(agents: &mut Agents, living: Vec<(AgentId, Process)>, poll: &Poll) -> BTreeSet<AgentId> {
+    let mut adopted = BTreeSet::new();
+    for (id, host) in living {
+        let pid = host.pid;
+        match agents.adopt(id, host, poll) {
+            Ok(()) => drop(adopted.insert(id)),
+            Err(e) => {
+                eprintln!("hivectl: cannot take over agent {id} (process {}): {e}; it is ended", pid.0);
+                tree::end_stranger(pid);
+            }
+        }
+    }
+    adopted
+}
+
+/// Ends what is left of hosts that died while nobody led, and hosts that were started and never recorded.
+pub fn end_remains(state: &State, folders: &Folders, adopted: &BTreeSet<AgentId>) {
+    let mut marks = Vec::new();
+    for agent in state.agents.values() {
+        match (Row::of(agent, adopted.contains(&agent.id)), agent.host) {
+            (Row::Replace, Some(host)) => marks.push(mark_of_workloads(folders, Pid(host.pid))),
+            (Row::StartAgain, _) => marks.push(vec![Orders::mark(folders, agent.id)]),
+            (Row::Adopt | Row::Rest | Row::Replace, _) => {}
+        }
+    }
+    tree::end_marked(&marks);
+}
+
+/// Of the tasks that are said again, those that a `lines` agent was sent before are not: it would do them twice.
+/// (A host knows itself what it has begun.)
+pub fn hold_back_what_was_sent(core: &mut Core, agents: &mut Agents) {
+    let mut sent = BTreeSet::new();
+    for agent in core.state.agents.values().filter(|a| a.spec.kind == Kind::Lines && !a.held.is_empty()) {
+        let count = agents.sent_before(agent, &core.state);
+        sent.extend(agent.held.iter().take(count).copied());
+    }
+    core.effects.retain(|effect| !matches!(effect, Effect::SendTask { task, .. } if sent.contains(task)));
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Hive;
 use super::collect::{Line, begins_as_request};
+use super::core::Answered;
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::model::{
@@ -33,6 +34,21 @@ impl Hive {
             self.tell_malformed(&text);
         } else if let Some(request) = self.request_after_garbage(&text) {
             self.request(request);
+        }
+    }
+
+    /// Requests of a turn that was recorded, and whose answers the last supervisor may not have written: those that an event
+    /// answers are answered by that, the others are asked again.
+    pub(super) fn request_again(&mut self, bytes: &[u8], answered: &Answered) {
+        let whole = memchr::memrchr(b'\n', bytes).map_or(0, |end| end + 1);
+        for line in bytes[..whole].split(|b| *b == b'\n') {
+            let Some(Ok(request)) = std::str::from_utf8(line).ok().map(|text| request::parse(text, &mut self.names))
+            else {
+                continue;
+            };
+            if request.to.as_ref().is_some_and(|to| !answered.has(to)) {
+                self.request(request);
+            }
         }
     }
 
@@ -96,7 +112,7 @@ impl Hive {
                 return Ok(());
             }
             Op::Status => return self.status(to),
-            Op::PoolStart { spec, count } => Input::PoolStart(PoolStart { spec: Arc::new(*spec), count, to }),
+            Op::PoolStart(start) => Input::PoolStart(PoolStart { to, ..*start }),
             Op::More(digest) => {
                 let op = self.rest_of_request(&digest)?;
                 return self.serve(op, to);
@@ -180,7 +196,7 @@ impl Hive {
             pid: me.0,
             term: self.core.log.term.0,
             since: self.since,
-            group: self.agents.group,
+            group: self.agents.group(),
             processors: &processors,
             malformed: self.malformed,
             clients_cut: self.clients.cut,

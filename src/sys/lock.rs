@@ -1,4 +1,4 @@
-//! flock on a file: who leads. The lock dies with its holder, and no child inherits it (close-on-exec).
+//! flock on a file or folder: who leads. The lock dies with its holder, and no child inherits it (close-on-exec).
 //! fs2 is called by its full name: std's methods of the same names would shadow it.
 
 use std::fs::{File, OpenOptions};
@@ -17,19 +17,37 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock if it is free: `None` where somebody holds it.
+    /// Takes the lock if nobody has it: `None` where somebody does. Those who only look ([`is_held`]) do not count.
     pub fn try_take(path: &Path) -> io::Result<Option<Lock>> {
-        let file = open(path)?;
+        Lock::try_with(open(path)?, path)
+    }
+
+    fn try_with(file: File, path: &Path) -> io::Result<Option<Lock>> {
         match FileExt::try_lock_exclusive(&file) {
             Ok(()) => {}
-            Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => {
-                return Ok(None);
-            }
+            // They share it for a microsecond: where it can be shared, it is waited for.
+            Err(e) if is_contended(&e) => match FileExt::try_lock_shared(&file) {
+                Ok(()) => FileExt::lock_exclusive(&file)?,
+                Err(e) if is_contended(&e) => return Ok(None),
+                Err(e) => return Err(e),
+            },
             Err(e) => return Err(e),
         }
         let lock = Lock { file, path: path.to_owned() };
         // Between open and flock the file may have been removed and made again by another: then this lock is of nothing.
         Ok(lock.is_current().then_some(lock))
+    }
+
+    /// The same on a folder, which cannot be removed and made again under its holder as long as something is in it.
+    pub fn try_take_folder(path: &Path) -> io::Result<Option<Lock>> {
+        Lock::try_with(File::open(path)?, path)
+    }
+
+    /// Waits until the folder's lock is free, and takes it.
+    pub fn wait_for_folder(path: &Path) -> io::Result<Lock> {
+        let file = File::open(path)?;
+        FileExt::lock_exclusive(&file)?;
+        Ok(Lock { file, path: path.to_owned() })
     }
 
     /// Whether the file under the lock's name is still the one that is locked.
@@ -41,14 +59,18 @@ impl Lock {
     }
 }
 
-/// Whether anybody holds the exclusive lock on `path`. A look of a microsecond: takers try more than once.
+/// Whether anybody holds the exclusive lock on `path`. A look of a microsecond.
 pub fn is_held(path: &Path) -> io::Result<bool> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
     match FileExt::try_lock_shared(&file) {
         Ok(()) => Ok(false),
-        Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(true),
+        Err(e) if is_contended(&e) => Ok(true),
         Err(e) => Err(e),
     }
+}
+
+fn is_contended(e: &io::Error) -> bool {
+    e.raw_os_error() == fs2::lock_contended_error().raw_os_error()
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -89,6 +89,16 @@ pub fn pin_to(cpu: usize) -> io::Result<()> {
     Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?)
 }
 
+/// Makes an open descriptor mean another file from here on; its number stays.
+pub fn replace(old: &std::fs::File, new: &impl AsFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: both are open; `old` goes on owning its number, which now names the same file as `new`.
+    match unsafe { libc::dup3(new.as_fd().as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// The processors that a process may run on, as numbers.
 pub fn processors_of(pid: process::Pid) -> io::Result<Vec<usize>> {
     let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(pid.0))?;

@@ -1,7 +1,7 @@
 //! Waiting for files to change, without looking again and again (inotify).
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -11,12 +11,25 @@ pub struct Watcher(Inotify);
 impl Watcher {
     /// Watches what is in these folders.
     pub fn new(folders: &[&Path]) -> io::Result<Watcher> {
+        let what = AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_DELETE_SELF;
+        Watcher::with(folders, what)
+    }
+
+    /// Watches a folder for what is taken from it, and for its own end.
+    pub fn for_losses(folder: &Path) -> io::Result<Watcher> {
+        let what = AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        Watcher::with(&[folder], what)
+    }
+
+    fn with(folders: &[&Path], what: AddWatchFlags) -> io::Result<Watcher> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         for folder in folders {
-            let what = AddWatchFlags::IN_MODIFY
-                | AddWatchFlags::IN_CREATE
-                | AddWatchFlags::IN_MOVED_TO
-                | AddWatchFlags::IN_DELETE_SELF;
             inotify.add_watch(*folder, what)?;
         }
         Ok(Watcher(inotify))
@@ -39,7 +52,20 @@ impl Watcher {
     }
 
     /// What changed does not matter: whoever waits looks for itself.
-    fn hush(&self) {
+    pub fn hush(&self) {
         while self.0.read_events().is_ok_and(|events| !events.is_empty()) {}
+    }
+}
+
+impl AsFd for Watcher {
+    /// Can be read when something has changed.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Watcher {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
     }
 }

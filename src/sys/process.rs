@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -43,7 +44,8 @@ pub struct Plan<'a> {
     pub args: &'a [CString],
     pub env: &'a [CString],
     pub folder: Option<&'a Path>,
-    pub stdio: [RawFd; 3],
+    /// What it has open, by number: stdin, stdout, stderr, and what else it is handed.
+    pub fds: &'a [RawFd],
     pub place: Place,
 }
 
@@ -175,6 +177,13 @@ pub fn start(plan: &Plan) -> io::Result<Pid> {
     let folder = plan.folder.map(|f| cstring(f.as_os_str())).transpose()?;
     let argv = pointers(plan.args);
     let envp = pointers(plan.env);
+    // A descriptor whose own number is one of those to be filled would be overwritten before its turn.
+    let moved = plan
+        .fds
+        .iter()
+        .filter(|fd| (**fd as usize) < plan.fds.len())
+        .map(|fd| Ok((*fd, move_up(*fd, plan.fds.len())?)));
+    let moved = moved.collect::<io::Result<Vec<(RawFd, OwnedFd)>>>()?;
     let mut pid = 0;
     // SAFETY: attributes and actions are initialised before use and destroyed after; every pointer handed over
     // (program, folder, argv, envp) outlives the call; posix_spawn copies what it needs.
@@ -201,8 +210,9 @@ pub fn start(plan: &Plan) -> io::Result<Pid> {
         if let Some(folder) = &folder {
             libc::posix_spawn_file_actions_addchdir_np(&mut actions, folder.as_ptr());
         }
-        for (target, fd) in plan.stdio.iter().enumerate() {
-            libc::posix_spawn_file_actions_adddup2(&mut actions, *fd, target as i32);
+        for (target, fd) in plan.fds.iter().enumerate() {
+            let fd = moved.iter().find(|(from, _)| from == fd).map_or(*fd, |(_, to)| to.as_raw_fd());
+            libc::posix_spawn_file_actions_adddup2(&mut actions, fd, target as i32);
         }
         let code = libc::posix_spawn(&mut pid, program.as_ptr(), &actions, &attr, argv.as_ptr(), envp.as_ptr());
         libc::posix_spawn_file_actions_destroy(&mut actions);
@@ -210,6 +220,35 @@ pub fn start(plan: &Plan) -> io::Result<Pid> {
         code
     };
     if code == 0 { Ok(Pid(pid)) } else { Err(io::Error::from_raw_os_error(code)) }
+}
+
+/// The same file under a number of at least `least`.
+fn move_up(fd: RawFd, least: usize) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's descriptor is open for as long as it is used here; fcntl makes a new one, which only we own.
+    unsafe {
+        match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least as libc::c_int) {
+            -1 => Err(io::Error::last_os_error()),
+            new => Ok(OwnedFd::from_raw_fd(new)),
+        }
+    }
+}
+
+/// A descriptor that this process was handed at its start, by its number. No child gets it by accident.
+/// `None` where there is no such, or it was taken already.
+pub fn handed(number: RawFd) -> Option<OwnedFd> {
+    static TAKEN: AtomicU64 = AtomicU64::new(0);
+    let bit = 1u64.checked_shl(number as u32)?;
+    // SAFETY: fcntl fails on a number that is not open. Each number is given out once, so there is one owner.
+    unsafe {
+        let open = libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == 0;
+        let first = TAKEN.fetch_or(bit, Ordering::Relaxed) & bit == 0;
+        (open && first && number > 2).then(|| OwnedFd::from_raw_fd(number))
+    }
+}
+
+/// A process's group.
+pub fn group_of(pid: Pid) -> io::Result<i32> {
+    Ok(nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid.0)))?.as_raw())
 }
 
 pub fn cstring(text: impl AsRef<OsStr>) -> io::Result<CString> {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -100,14 +101,19 @@ pub fn has_in_environment(pid: Pid, entry: &str) -> bool {
     env.split(|b| *b == 0).any(|var| var == entry.as_bytes())
 }
 
-/// Ends every process whose environment at its start had an entry beginning with each of `prefixes`, wherever it hangs
-/// in the tree by now. This process and those above it are spared: they look, they are not looked for.
-pub fn end_marked(prefixes: &[String]) {
+/// What marks a process: its environment at its start had an entry beginning with each of these.
+pub type Marks = Vec<String>;
+
+/// Ends every process that carries one of `marks`, wherever it hangs in the tree by now. This process and those above it
+/// are spared: they look, they are not looked for.
+pub fn end_marked(marks: &[Marks]) {
+    if marks.is_empty() {
+        return;
+    }
     // What starts anew while others are ended is found in the next round.
     for _ in 0..100 {
         let above = ancestors();
-        let marked: Vec<Pid> =
-            all_processes().filter(|pid| !above.contains(pid) && is_marked(*pid, prefixes)).collect();
+        let marked: Vec<Pid> = all_processes().filter(|pid| !above.contains(pid) && is_marked(*pid, marks)).collect();
         if marked.is_empty() {
             return;
         }
@@ -115,9 +121,10 @@ pub fn end_marked(prefixes: &[String]) {
     }
 }
 
-fn is_marked(pid: Pid, prefixes: &[String]) -> bool {
+fn is_marked(pid: Pid, marks: &[Marks]) -> bool {
     let env = std::fs::read(format!("/proc/{}/environ", pid.0)).unwrap_or_default();
-    prefixes.iter().all(|prefix| env.split(|b| *b == 0).any(|var| var.starts_with(prefix.as_bytes())))
+    let begins = |prefix: &String| env.split(|b| *b == 0).any(|var| var.starts_with(prefix.as_bytes()));
+    marks.iter().any(|prefixes| prefixes.iter().all(begins))
 }
 
 fn all_processes() -> impl Iterator<Item = Pid> {
@@ -164,8 +171,7 @@ pub enum Reading {
 /// Whether a process is blocked in a read of the pipe with this inode, by what the kernel shows of its system calls.
 pub fn reading(pid: Pid, pipe: u64) -> Reading {
     let holds = |fd: &str| {
-        let link = std::fs::read_link(format!("/proc/{}/fd/{fd}", pid.0)).unwrap_or_default();
-        link.to_str() == Some(&format!("pipe:[{pipe}]"))
+        std::fs::metadata(format!("/proc/{}/fd/{fd}", pid.0)).is_ok_and(|m| m.file_type().is_fifo() && m.ino() == pipe)
     };
     let call = std::fs::read_to_string(format!("/proc/{}/syscall", pid.0)).unwrap_or_default();
     let mut words = call.split(' ');

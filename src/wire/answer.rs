@@ -219,9 +219,7 @@ fn agent_row(out: &mut Vec<u8>, agent: &Agent) {
     if let Some(host) = agent.host {
         o.num("pid", host.pid);
     }
-    if let crate::model::Phase::Ready { workload } = agent.phase
-        && workload > 0
-    {
+    if let Some(workload) = agent.workload.filter(|_| agent.is_ready()) {
         o.num("workload", workload);
     }
     if let Some(task) = agent.held.front() {

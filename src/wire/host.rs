@@ -15,6 +15,12 @@ pub enum Command {
     End(u64),
     /// Ends everything and goes.
     Stop(StopMode),
+    /// Another supervisor leads now: this process.
+    Leader(i32),
+    /// `ctl` was made anew: that one is to be kept open.
+    Ctl,
+    /// The workload may not have been sent this task: when it waits for something to read and there is nothing, say so.
+    Settle(u64),
 }
 
 impl Command {
@@ -23,6 +29,9 @@ impl Command {
             Command::Start(generation) => format!("START {generation}\n"),
             Command::End(task) => format!("END {task}\n"),
             Command::Stop(mode) => format!("STOP {}\n", mode.name()),
+            Command::Leader(pid) => format!("LEADER {pid}\n"),
+            Command::Ctl => "CTL\n".to_owned(),
+            Command::Settle(task) => format!("SETTLE {task}\n"),
         }
     }
 
@@ -32,6 +41,9 @@ impl Command {
             "START" => rest.parse().ok().map(|g| Command::Start(Generation(g))),
             "END" => rest.parse().ok().map(Command::End),
             "STOP" => StopMode::parse(rest).map(Command::Stop),
+            "LEADER" => rest.parse().ok().map(Command::Leader),
+            "CTL" => Some(Command::Ctl),
+            "SETTLE" => rest.parse().ok().map(Command::Settle),
             _ => None,
         }
     }
@@ -53,6 +65,8 @@ pub enum News {
     Ready(i32),
     /// The workload is gone, with everything below it.
     Down(Loss),
+    /// The workload waits for something to read, and there is nothing: it was not sent this task.
+    Waits(u64),
 }
 
 impl Report {
@@ -62,6 +76,7 @@ impl Report {
         match news {
             News::Started(pid) => out.extend_from_slice(format!("STARTED {pid}").as_bytes()),
             News::Ready(pid) => out.extend_from_slice(format!("READY {pid}").as_bytes()),
+            News::Waits(task) => out.extend_from_slice(format!("WAITS {task}").as_bytes()),
             News::Down(loss) => {
                 out.extend_from_slice(b"DOWN ");
                 let mut o = Object::open(&mut out);
@@ -80,6 +95,7 @@ impl Report {
         let news = match verb {
             "STARTED" => News::Started(rest.parse().ok()?),
             "READY" => News::Ready(rest.parse().ok()?),
+            "WAITS" => News::Waits(rest.parse().ok()?),
             "DOWN" => {
                 let flat = Flat::parse(rest).ok()?;
                 let text = |name| Some(Arc::<str>::from(flat.str(name).ok()??.as_ref()));
@@ -97,11 +113,18 @@ mod tests {
 
     #[test]
     fn reports_and_commands_are_read_back() {
-        for command in [Command::Start(Generation(3)), Command::End(17), Command::Stop(StopMode::Now)] {
+        for command in [
+            Command::Start(Generation(3)),
+            Command::End(17),
+            Command::Stop(StopMode::Now),
+            Command::Leader(5),
+            Command::Ctl,
+            Command::Settle(3),
+        ] {
             assert_eq!(Command::parse(command.encode().trim_end()), Some(command));
         }
         let loss = Loss { host: false, cause: "exit 1".into(), stderr: "a\n\"b\"".into() };
-        for news in [News::Started(5), News::Ready(0), News::Down(loss)] {
+        for news in [News::Started(5), News::Ready(0), News::Waits(3), News::Down(loss)] {
             let report = Report { agent: AgentId(2), generation: Generation(9), news };
             let line = report.encode();
             assert_eq!(Report::parse(std::str::from_utf8(&line).unwrap().trim_end()), Some(report));

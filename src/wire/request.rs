@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::check_name;
 use crate::json::Flat;
 use crate::limits;
-use crate::model::{Kind, Options, ReplyTo, Spec, StopMode, Target, TaskId};
+use crate::model::{Kind, Options, PoolStart, ReplyTo, Spec, StopMode, Target, TaskId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -39,10 +39,7 @@ pub enum Op {
     Status,
     /// The request's fields are content with this digest.
     More(Arc<str>),
-    PoolStart {
-        spec: Box<Spec>,
-        count: u32,
-    },
+    PoolStart(Box<PoolStart>),
     Scale(u32),
     Restart {
         agent: Option<Arc<str>>,
@@ -140,11 +137,7 @@ fn operation(flat: &Flat, names: &mut Names) -> Result<Op, String> {
         return Ok(Op::More(digest.as_ref().into()));
     }
     let id = || flat.u64("id")?.map(TaskId).ok_or_else(|| format!("\"{op}\" needs an \"id\""));
-    let count = || match flat.u64("n")? {
-        Some(n) if n <= u64::from(limits::AGENTS_MAX) => Ok(n as u32),
-        Some(_) => Err(format!("\"n\" may be at most {}", limits::AGENTS_MAX)),
-        None => Err(format!("\"{op}\" needs \"n\"")),
-    };
+    let count = || agents(flat, "n")?.ok_or_else(|| format!("\"{op}\" needs \"n\""));
     Ok(match op.as_ref() {
         "run" => submit(flat, names, true)?,
         "submit" => submit(flat, names, false)?,
@@ -159,7 +152,7 @@ fn operation(flat: &Flat, names: &mut Names) -> Result<Op, String> {
         "result" => Op::Result(id()?),
         "tasks" => Op::Tasks { from: flat.u64("from")?.unwrap_or(0), limit: flat.u64("limit")?.unwrap_or(u64::MAX) },
         "status" => Op::Status,
-        "pool-start" => Op::PoolStart { spec: Box::new(spec(flat)?), count: count()? },
+        "pool-start" => Op::PoolStart(Box::new(pool_start(flat)?)),
         "scale" => Op::Scale(count()?),
         "restart" => Op::Restart { agent: agent(flat)?, rolling: flat.bool("rolling")?.unwrap_or(false) },
         "stop" => Op::Stop(stop_mode(flat)?),
@@ -167,6 +160,23 @@ fn operation(flat: &Flat, names: &mut Names) -> Result<Op, String> {
             return Err(format!("unknown \"op\" \"{}\": {OPS}", other.escape_debug()));
         }
     })
+}
+
+/// A number of agents.
+fn agents(flat: &Flat, name: &str) -> Result<Option<u32>, String> {
+    match flat.u64(name)? {
+        Some(n) if n > u64::from(limits::AGENTS_MAX) => {
+            Err(format!("\"{name}\" may be at most {}", limits::AGENTS_MAX))
+        }
+        other => Ok(other.map(|n| n as u32)),
+    }
+}
+
+fn pool_start(flat: &Flat) -> Result<PoolStart, String> {
+    let (count, otherwise) = (agents(flat, "n")?, agents(flat, "otherwise")?);
+    let Some(otherwise) = otherwise.or(count) else { return Err("\"pool-start\" needs \"n\"".into()) };
+    let as_before = flat.bool("as_before")?.unwrap_or(false);
+    Ok(PoolStart { spec: Arc::new(spec(flat)?), count, otherwise, as_before, to: None })
 }
 
 fn submit(flat: &Flat, names: &mut Names, waits: bool) -> Result<Op, String> {

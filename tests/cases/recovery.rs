@@ -68,42 +68,6 @@ fn all_hosts_may_be_killed_at_once() {
 }
 
 #[test]
-fn after_the_supervisors_death_a_start_ends_everything_that_was_accepted() {
-    let hive = Hive::start(["-n", "2"]);
-    hive.run(["run", "echo kept"]).exits(0);
-    let gate = hive.gate();
-    hive.submit_times(2, &format!("sleep 1000 & {}", gate.then("echo $HIVE_TASK")));
-    gate.wait_for(2);
-    hive.submit_times(5, "echo queued");
-    let old: Vec<i32> = hive.processes().iter().map(|p| p.pid).collect();
-    kill_supervisor(&hive);
-    hive.run(["run", "true"]).exits(3).mentions("no hive \"default\" is running");
-    hive.pool_start(["-n", "2"]).exits(0);
-    assert!(old.iter().all(|pid| !is_alive(*pid)), "the old hosts' trees are ended");
-    gate.open(2);
-    hive.run(["wait", "--all"]).exits(0);
-    let states: Vec<_> = hive.tasks().iter().map(|t| t["state"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(states, ["done"; 8]);
-    hive.run(["result", "1"]).prints("kept\n").exits(0);
-    hive.run(["result", "3"]).prints("3\n").exits(0);
-    let ended = hive.events().iter().filter(|e| e["kind"] == "done").count();
-    assert_eq!(ended, 8, "each ended once");
-}
-
-#[test]
-fn a_client_that_waits_is_told_that_the_supervisor_died() {
-    let hive = Hive::start(["-n", "1"]);
-    let gate = hive.gate();
-    let run = hive.spawn(["run", &gate.wait()]);
-    gate.wait_for(1);
-    kill_supervisor(&hive);
-    run.ends().exits(3).mentions("the supervisor died before it answered").mentions("hivectl pool start");
-    hive.pool_start(["-n", "1"]).exits(0);
-    gate.open(1);
-    hive.run(["wait", "1"]).prints("1 done\n").exits(0);
-}
-
-#[test]
 fn the_supervisor_may_die_many_times_under_load() {
     let hive = Hive::start(["-n", "2"]);
     let mut accepted = 0;

@@ -1,0 +1,338 @@
+//! The supervisor's ends of its agents: their pipes and host processes; what is started, sent and ended.
+//! Invariant: nothing here waits for an agent; what its pipe does not take is kept, and marked as sent when it has gone.
+
+mod adopting;
+mod hearing;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use mio::{Interest, Poll};
+use nix::libc;
+use nix::sys::signal::Signal;
+
+use super::core::Core;
+use super::{Wake, unwatch, watch};
+use crate::host::{Orders, number};
+use crate::model::{AgentId, Generation, HostId, Input, Loss, Seq, State, StopMode, TaskId};
+use crate::outbox::{Outbox, Unit};
+use crate::store::marks::Delivery;
+use crate::store::{BoundedLog, Folders, Marks};
+use crate::sys::process::{self, Pid, Place, Plan, Process};
+use crate::sys::{fifo, tree};
+use crate::wire::host::Command;
+
+pub struct Agents {
+    folders: Folders,
+    links: BTreeMap<AgentId, Link>,
+    /// The pipes that all hosts are handed.
+    shared: Shared,
+    marks: Marks,
+    /// The pool's process group: every host is in it, the supervisor is not. Hosts that were taken over have another:
+    /// nobody can join a group of another session.
+    group: i32,
+    former_groups: BTreeSet<i32>,
+    /// Hosts that somebody else had started, and that died: what was below them is not below us.
+    left_behind: Vec<(AgentId, Pid)>,
+    /// Agents with something to write since the last flush.
+    dirty: Vec<AgentId>,
+    /// What was lost and not yet told to the model.
+    losses: VecDeque<(AgentId, Generation, Loss)>,
+    /// Agents that wait for a task which they were perhaps not sent.
+    waiting: VecDeque<AgentId>,
+    /// What hosts get back that the supervisor changed for itself.
+    open_files: u64,
+    processors: Vec<usize>,
+}
+
+/// Pipes of the whole pool, as descriptors.
+pub struct Shared {
+    pub ctl: File,
+    pub hosts: File,
+}
+
+struct Link {
+    out: File,
+    inbox: Outbox,
+    commands: Outbox,
+    host: Option<Process>,
+    /// Another supervisor started it: it is nobody's child here.
+    adopted: bool,
+    /// Which task each line still in `inbox` is about, and where it ends (`lines` alone: a host knows what it has begun).
+    unsent: VecDeque<(u64, Delivery)>,
+    /// Tasks that the last supervisor was sending when it died: they may have arrived or not.
+    unsettled: Vec<TaskId>,
+    /// The log of the task that printed last.
+    log: Option<(TaskId, BoundedLog)>,
+}
+
+/// The pipes of one agent.
+struct Pipes {
+    out: File,
+    inbox: File,
+    commands: File,
+}
+
+impl Link {
+    fn new(pipes: Pipes, host: Process, adopted: bool) -> Link {
+        Link {
+            out: pipes.out,
+            inbox: Outbox::new(pipes.inbox, Unit::Lines),
+            commands: Outbox::new(pipes.commands, Unit::Lines),
+            host: Some(host),
+            adopted,
+            unsent: VecDeque::new(),
+            unsettled: Vec::new(),
+            log: None,
+        }
+    }
+}
+
+impl Agents {
+    pub fn new(folders: Folders, shared: Shared, marks: Marks, open_files: u64, processors: Vec<usize>) -> Agents {
+        Agents {
+            folders,
+            links: BTreeMap::new(),
+            shared,
+            marks,
+            group: 0,
+            former_groups: BTreeSet::new(),
+            left_behind: Vec::new(),
+            dirty: Vec::new(),
+            losses: VecDeque::new(),
+            waiting: VecDeque::new(),
+            open_files,
+            processors,
+        }
+    }
+
+    pub fn out(&self, id: AgentId) -> Option<&File> {
+        self.links.get(&id).map(|link| &link.out)
+    }
+
+    pub fn has_news(&self) -> bool {
+        !self.losses.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Every answer that stands on records up to here is written.
+    pub fn answered(&mut self, upto: Seq) {
+        self.marks.set_answered(upto);
+    }
+
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// `ctl` was made anew: hosts hold that one from here on.
+    pub fn replace_ctl(&mut self, ctl: File) {
+        self.shared.ctl = ctl;
+        let ids: Vec<AgentId> = self.links.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.command(id, &Command::Ctl));
+    }
+
+    pub fn copy_marks_to(&mut self, path: &Path) -> io::Result<()> {
+        self.marks = self.marks.copy_to(path)?;
+        Ok(())
+    }
+
+    /// The group that status shows.
+    pub fn group(&self) -> i32 {
+        if self.group != 0 { self.group } else { self.former_groups.first().copied().unwrap_or(0) }
+    }
+
+    /// Starts a host with fresh pipes. A failure is a loss like any other: it is retried by the restart policy.
+    pub fn spawn(&mut self, id: AgentId, generation: Generation, core: &mut Core, poll: &Poll) {
+        match self.try_spawn(id, generation, &core.state, poll) {
+            Ok(host) => {
+                // A hosted agent is never refused.
+                let _ = core.feed(Input::Hosted { agent: id, generation, host });
+            }
+            Err(e) => {
+                let cause = format!("cannot start its host: {}", crate::error::reason(&e)).into();
+                self.losses.push_back((id, generation, Loss { host: true, cause, stderr: "".into() }));
+            }
+        }
+    }
+
+    fn try_spawn(&mut self, id: AgentId, generation: Generation, state: &State, poll: &Poll) -> io::Result<HostId> {
+        let spec = &state.agents.get(&id).ok_or_else(|| io::Error::other("no such agent"))?.spec;
+        self.folders.make_agent(id).map_err(|e| io::Error::other(e.message))?;
+        let folder = self.folders.agent(id);
+        if let Some(old) = self.links.remove(&id) {
+            unwatch(poll, old.out.as_raw_fd());
+        }
+        let pipes =
+            Pipes { out: fresh(&folder.join("out"))?, inbox: fresh(&folder.join("in"))?, commands: fifo::unnamed()? };
+        watch(poll, pipes.out.as_raw_fd(), Wake::AgentOut(id), Interest::READABLE)?;
+        self.marks.forget(id);
+        let orders = Orders {
+            folders: self.folders.clone(),
+            agent: id,
+            generation,
+            spec: spec.clone(),
+            supervisor: process::my_pid().0,
+            open_files: self.open_files,
+            processors: self.processors.clone(),
+        };
+        let pid = self.start_host(&orders, &pipes)?;
+        let host = Process::open(pid)?;
+        watch(poll, host.as_raw_fd(), Wake::HostGone(id), Interest::READABLE)?;
+        self.links.insert(id, Link::new(pipes, host, false));
+        Ok(HostId { pid: pid.0, start_ticks: process::start_time(pid).unwrap_or(0) })
+    }
+
+    /// All hosts share one group. When the last member has gone, the number means nothing and a new group begins.
+    fn start_host(&mut self, orders: &Orders, pipes: &Pipes) -> io::Result<Pid> {
+        let nothing = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let own = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(self.folders.supervisor_log())?;
+        let args = orders.args()?;
+        let env = orders.env()?;
+        let mut fds = [nothing.as_raw_fd(); 8];
+        for (number, file) in [
+            (2, &own),
+            (number::CTL, &self.shared.ctl),
+            (number::HOSTS, &self.shared.hosts),
+            (number::IN, &pipes.inbox),
+            (number::OUT, &pipes.out),
+            (number::COMMANDS, &pipes.commands),
+        ] {
+            fds[number as usize] = file.as_raw_fd();
+        }
+        let mut plan = Plan {
+            program: Path::new("/proc/self/exe"),
+            args: &args,
+            env: &env,
+            folder: None,
+            fds: &fds,
+            place: Place::Group(self.group),
+        };
+        if self.group != 0 {
+            match process::start(&plan) {
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ESRCH)) => plan.place = Place::Group(0),
+                other => return other,
+            }
+        }
+        let pid = process::start(&plan)?;
+        self.group = pid.0;
+        Ok(pid)
+    }
+
+    /// Where to append lines for an agent.
+    pub fn inbox(&mut self, id: AgentId) -> Option<&mut Vec<u8>> {
+        let link = self.links.get_mut(&id)?;
+        if self.dirty.last() != Some(&id) {
+            self.dirty.push(id);
+        }
+        Some(link.inbox.buffer())
+    }
+
+    /// The line appended last is this one of a `lines` agent: it is marked when it has gone.
+    pub fn delivers(&mut self, id: AgentId, task: TaskId, attempt: u32) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.unsent.push_back((link.inbox.end(), Delivery::of(task, attempt)));
+        }
+    }
+
+    /// The workload begins anew.
+    pub fn start_workload(&mut self, id: AgentId, generation: Generation) {
+        self.marks.forget(id);
+        if let Some(link) = self.links.get_mut(&id) {
+            link.unsettled.clear();
+        }
+        self.command(id, &Command::Start(generation));
+    }
+
+    pub fn command(&mut self, id: AgentId, command: &Command) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.commands.buffer().extend_from_slice(command.encode().as_bytes());
+            self.dirty.push(id);
+        }
+    }
+
+    /// Every host at once. TERM is a clean stop; CONT in case somebody stopped one.
+    pub fn end_all(&mut self, mode: StopMode) {
+        if mode == StopMode::Now {
+            let ids: Vec<AgentId> = self.links.keys().copied().collect();
+            ids.into_iter().for_each(|id| self.command(id, &Command::Stop(mode)));
+        }
+        for group in self.groups() {
+            if mode != StopMode::Now {
+                let _ = process::signal_group(group, Signal::SIGTERM);
+            }
+            let _ = process::signal_group(group, Signal::SIGCONT);
+        }
+    }
+
+    /// Groups that have members: those of adopted hosts are looked at first, lest their number means another by now.
+    fn groups(&mut self) -> Vec<i32> {
+        let hosts = self.links.values().filter(|link| link.adopted).filter_map(|link| link.host.as_ref());
+        let alive: BTreeSet<i32> = hosts.filter_map(|host| process::group_of(host.pid).ok()).collect();
+        self.former_groups.retain(|group| alive.contains(group));
+        self.former_groups.iter().copied().chain(Some(self.group).filter(|group| *group != 0)).collect()
+    }
+
+    /// A host that does not obey. Its end is heard like any other's, and then its tree is ended.
+    pub fn kill_host(&self, id: AgentId) {
+        if let Some(host) = self.links.get(&id).and_then(|link| link.host.as_ref()) {
+            let _ = host.signal(Signal::SIGKILL);
+        }
+    }
+
+    /// What killed hosts left behind came up as our children, or is found by its mark where we did not start them: end it.
+    pub fn clean_up(&mut self, id: Option<AgentId>) {
+        let hosts: Vec<Pid> = self.links.values().filter_map(|l| l.host.as_ref()).map(|h| h.pid).collect();
+        tree::end_adopted(process::my_pid(), &hosts);
+        let left = self.left_behind.extract_if(.., |(of, _)| id.is_none_or(|id| id == *of));
+        let marks: Vec<tree::Marks> = left.map(|(_, host)| mark_of_workloads(&self.folders, host)).collect();
+        tree::end_marked(&marks);
+    }
+
+    pub fn flush(&mut self, poll: &Poll) {
+        self.dirty.sort_unstable();
+        self.dirty.dedup();
+        for id in self.dirty.drain(..) {
+            let Some(link) = self.links.get_mut(&id) else {
+                continue;
+            };
+            // We hold both pipes open for reading too, so they take what fits and keep it.
+            if link.unsent.is_empty() {
+                let _ = link.inbox.flush(poll.registry(), Wake::AgentIn(id).token());
+            } else {
+                self.marks.begin_sending(id);
+                let _ = link.inbox.flush(poll.registry(), Wake::AgentIn(id).token());
+                let gone = link.inbox.sent();
+                let sent = link.unsent.partition_point(|(end, _)| *end <= gone);
+                self.marks.was_sent(id, link.unsent.drain(..sent).next_back().map(|(_, delivery)| delivery));
+            }
+            let _ = link.commands.flush(poll.registry(), Wake::HostPipe(id).token());
+        }
+    }
+
+    pub fn writable(&mut self, id: AgentId) {
+        self.dirty.push(id);
+    }
+}
+
+/// How the processes of a host's workloads are known, wherever they hang.
+pub fn mark_of_workloads(folders: &Folders, host: Pid) -> tree::Marks {
+    vec![format!("HIVE_LIVE={}", folders.live.display()), format!("HIVE_START={}.", host.0)]
+}
+
+/// A pipe that nobody has written to yet.
+fn fresh(path: &Path) -> io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fifo::make(path)?;
+    fifo::open_both(path)
+}
