@@ -24,6 +24,8 @@ pub struct Client {
     name: String,
     folders: Folders,
     leader: Leadership,
+    /// How long it waits for another leader.
+    patience: Duration,
     taken: Vec<u8>,
     /// Where the next line begins in `taken`.
     from: usize,
@@ -197,7 +199,17 @@ impl Client {
                 return Err(Error::os(format!("cannot open {}", path.display()), e));
             }
         };
-        Ok(Client { ctl, reply, path, name, folders: folders.clone(), leader, taken: Vec::new(), from: 0 })
+        Ok(Client {
+            ctl,
+            reply,
+            path,
+            name,
+            folders: folders.clone(),
+            leader,
+            patience: LEADERLESS_PATIENCE,
+            taken: Vec::new(),
+            from: 0,
+        })
     }
 
     /// One request; `fields` writes what belongs to its operation.
@@ -238,6 +250,12 @@ impl Client {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(e) => Err(Error::os("cannot write to the hive's ctl", e)),
         }
+    }
+
+    /// Does not wait for another leader, should this one die.
+    pub fn impatient(mut self) -> Client {
+        self.patience = Duration::ZERO;
+        self
     }
 
     /// Asks, and waits for the answer.
@@ -331,7 +349,7 @@ impl Client {
     fn look_for_leader(&mut self) -> Result<()> {
         if let Leadership::Led(_) = self.leader {
             let cannot = |e| Error::os(format!("cannot watch {}", self.folders.live.display()), e);
-            let until = clock::monotonic_micros() + LEADERLESS_PATIENCE.as_micros() as i64;
+            let until = clock::monotonic_micros() + self.patience.as_micros() as i64;
             // It went in good order, and took everything with it.
             if !self.folders.ctl().exists() {
                 return Err(nobody_leads(&self.folders));
@@ -344,7 +362,7 @@ impl Client {
             self.leader = Leadership::Led(leader);
         } else if left_until(*until).is_zero() {
             // As long as agents live, somebody may come for them.
-            if abandoned(&self.folders).is_none() {
+            if self.patience.is_zero() || abandoned(&self.folders).is_none() {
                 return Err(nobody_leads(&self.folders));
             }
             *until = clock::monotonic_micros() + LEADERLESS_PATIENCE.as_micros() as i64;

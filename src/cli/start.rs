@@ -58,7 +58,7 @@ pub fn run(call: &mut Call) -> Result<i32> {
         Some(leader) => refuse_second_pool(call, leader.pid)?,
         None => launch(&call.folders, &supervisor_options(call))?,
     }
-    let mut client = call.connect()?;
+    let mut client = call.connect()?.impatient();
     let answer = match request.ask(&mut client, &call.folders) {
         // Nothing of a hive stays that was not to be.
         Err(e) if e.code == Code::BadRequest => {

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::model::Seq;
+use crate::sys::failpoint;
 
 /// What the loop and the syncing thread share.
 struct Shared {
@@ -108,6 +109,7 @@ fn work(shared: &Shared, pause: Duration, ring: OwnedFd) {
         };
         let closing = task.closing;
         drop(task);
+        failpoint::pass("sync");
         match file.sync_data() {
             Ok(()) => shared.synced.store(seq.0, Ordering::Release),
             Err(_) => shared.failed.store(true, Ordering::Release),

@@ -15,6 +15,7 @@ use crate::limits::LINE_MAX;
 use crate::model::AgentId;
 use crate::store::Intake;
 use crate::store::intake::{Begun, Carried, Left, Source};
+use crate::sys::failpoint;
 use crate::wire::host::Report;
 
 const CTL: Source = Source(1);
@@ -189,6 +190,7 @@ impl Supervisor {
         match self.intake.read(source, &carried, pipe) {
             Ok(Some(taken)) if taken.new == 0 => false,
             Ok(Some(taken)) => {
+                failpoint::pass("taken");
                 let half = self.hive.split(source, &self.intake, Carried { range: taken.range, ..carried });
                 self.inlets.keep_half(source, half);
                 taken.full

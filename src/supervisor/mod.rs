@@ -27,7 +27,7 @@ use crate::limits;
 use crate::model::{AgentId, Input, Now, Seq, StopMode};
 use crate::store::sync::Syncer;
 use crate::store::{Context, Folders, Intake, Marks};
-use crate::sys::{self, clock, process, signal};
+use crate::sys::{self, clock, failpoint, process, signal};
 use crate::wire::request::Names;
 use agents::{Agents, Shared};
 use clients::Clients;
@@ -177,6 +177,7 @@ impl Supervisor {
         let inlets = Inlets::new(&ctl, &hosts, former).map_err(os("cannot open the hive's pipes"))?;
         let mut agents = Agents::new(folders.clone(), Shared { ctl, hosts }, marks, open_files, processors);
         let adopted = recover::adopt(&mut agents, living, &poll);
+        failpoint::pass("adopted");
         recover::end_remains(&core.state, folders, &adopted);
         core.lead(now(), adopted, settings.standby);
         recover::hold_back_what_was_sent(&mut core, &mut agents);
@@ -205,7 +206,9 @@ impl Supervisor {
         };
         let mut supervisor = Supervisor { settings, hive, poll, intake, inlets, syncer, bell, signals, lead, live };
         supervisor.say_who_leads()?;
+        failpoint::pass("led");
         supervisor.take_left(left, &answered);
+        failpoint::pass("took-left");
         supervisor.finish_turn()?;
         Ok(supervisor)
     }
@@ -251,17 +254,23 @@ impl Supervisor {
         hive.core.settle();
         if let Some(first) = hive.core.unrecorded_from() {
             self.intake.will_record(first);
+            failpoint::pass("decided");
             hive.core
                 .record()
                 .map_err(|e| Error::os("cannot write the event log; the supervisor stops, the agents go on", e))?;
             self.syncer.written(hive.core.log.file(), hive.core.recorded());
         }
+        failpoint::pass("recorded");
         hive.perform(&self.poll);
+        failpoint::pass("performed");
         hive.agents.flush(&self.poll);
         hive.clients.release(self.syncer.synced());
         hive.clients.flush(&self.poll, hive.core.now.mono);
+        failpoint::pass("answered");
         hive.agents.answered(hive.clients.answered(hive.core.recorded()));
+        failpoint::pass("marked");
         self.inlets.turn_is_done(&mut self.intake);
+        failpoint::pass("done");
         Ok(())
     }
 

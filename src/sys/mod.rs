@@ -3,6 +3,7 @@
 //! through a pidfd or by the process that is its parent. Knows nothing of tasks or agents.
 
 pub mod clock;
+pub mod failpoint;
 pub mod fifo;
 pub mod lock;
 pub mod notify;

@@ -6,14 +6,14 @@ use std::fs;
 use crate::harness::{Hive, is_alive, kill, python, wait_until};
 
 /// Kills the supervisor, and sees it dead.
-fn kill_supervisor(hive: &Hive) -> i32 {
+pub fn kill_supervisor(hive: &Hive) -> i32 {
     let supervisor = hive.supervisor();
     kill(supervisor, "KILL");
     wait_until("the supervisor is dead", || !is_alive(supervisor));
     supervisor
 }
 
-fn leader(hive: &Hive) -> Option<i32> {
+pub fn leader(hive: &Hive) -> Option<i32> {
     let text = fs::read_to_string(hive.live().join("leader")).ok()?;
     serde_json::from_str::<serde_json::Value>(&text).ok()?["pid"].as_i64().map(|pid| pid as i32)
 }

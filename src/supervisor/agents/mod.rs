@@ -23,7 +23,7 @@ use crate::outbox::{Outbox, Unit};
 use crate::store::marks::Delivery;
 use crate::store::{BoundedLog, Folders, Marks};
 use crate::sys::process::{self, Pid, Place, Plan, Process};
-use crate::sys::{fifo, tree};
+use crate::sys::{failpoint, fifo, tree};
 use crate::wire::host::Command;
 
 pub struct Agents {
@@ -178,7 +178,9 @@ impl Agents {
             open_files: self.open_files,
             processors: self.processors.clone(),
         };
+        failpoint::pass("spawn");
         let pid = self.start_host(&orders, &pipes)?;
+        failpoint::pass("spawned");
         let host = Process::open(pid)?;
         watch(poll, host.as_raw_fd(), Wake::HostGone(id), Interest::READABLE)?;
         self.links.insert(id, Link::new(pipes, host, false));
@@ -308,7 +310,9 @@ impl Agents {
                 let _ = link.inbox.flush(poll.registry(), Wake::AgentIn(id).token());
             } else {
                 self.marks.begin_sending(id);
+                failpoint::pass("sending");
                 let _ = link.inbox.flush(poll.registry(), Wake::AgentIn(id).token());
+                failpoint::pass("sent");
                 let gone = link.inbox.sent();
                 let sent = link.unsent.partition_point(|(end, _)| *end <= gone);
                 self.marks.was_sent(id, link.unsent.drain(..sent).next_back().map(|(_, delivery)| delivery));
