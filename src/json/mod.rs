@@ -1,79 +1,11 @@
-//! Reads one flat JSON object without building a tree: names with their raw values, borrowed from the line.
-//! Invariant: a value is handed on exactly as it was written, so a tag comes back byte for byte.
-//! Writing JSON is here too: [`quote`] is the one place that escapes a string.
+//! JSON, as far as hive needs it. Reading: [`Flat`], one object's fields with their raw values. Writing: [`Object`], field by
+//! field into a buffer; [`quote`] is the one place that escapes a string.
+
+mod flat;
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
-
-/// The fields of one JSON object, in the order written.
-pub struct Flat<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Flat<'a> {
-    pub fn parse(line: &'a str) -> Result<Flat<'a>, String> {
-        serde_json::from_str(line).map_err(|e| e.to_string())
-    }
-
-    pub fn raw(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.get())
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(n, _)| n.as_ref())
-    }
-
-    /// A string field: `None` where it is absent or null, an error where it is something else.
-    pub fn str(&self, name: &str) -> Result<Option<Cow<'a, str>>, String> {
-        let Some(raw) = self.present(name) else {
-            return Ok(None);
-        };
-        unquote(raw).map(Some).ok_or_else(|| format!("\"{name}\" must be a string"))
-    }
-
-    pub fn u64(&self, name: &str) -> Result<Option<u64>, String> {
-        self.number(name, "a whole number, 0 or more")
-    }
-
-    pub fn i64(&self, name: &str) -> Result<Option<i64>, String> {
-        self.number(name, "a whole number")
-    }
-
-    pub fn f64(&self, name: &str) -> Result<Option<f64>, String> {
-        self.number(name, "a number")
-    }
-
-    pub fn bool(&self, name: &str) -> Result<Option<bool>, String> {
-        self.number(name, "true or false")
-    }
-
-    pub fn strings(&self, name: &str) -> Result<Vec<String>, String> {
-        self.list(name, "a list of strings")
-    }
-
-    pub fn numbers(&self, name: &str) -> Result<Vec<u64>, String> {
-        self.list(name, "a list of whole numbers")
-    }
-
-    fn list<T: for<'d> Deserialize<'d>>(&self, name: &str, what: &str) -> Result<Vec<T>, String> {
-        let Some(raw) = self.present(name) else {
-            return Ok(Vec::new());
-        };
-        serde_json::from_str(raw).map_err(|_| format!("\"{name}\" must be {what}"))
-    }
-
-    fn number<T: std::str::FromStr>(&self, name: &str, what: &str) -> Result<Option<T>, String> {
-        let Some(raw) = self.present(name) else {
-            return Ok(None);
-        };
-        raw.parse().map(Some).map_err(|_| format!("\"{name}\" must be {what}"))
-    }
-
-    fn present(&self, name: &str) -> Option<&'a str> {
-        self.raw(name).filter(|raw| *raw != "null")
-    }
-}
+pub use flat::Flat;
 
 /// The string that a raw JSON value is, or `None` if it is no string.
 pub fn unquote(raw: &str) -> Option<Cow<'_, str>> {
@@ -123,7 +55,8 @@ fn plain_prefix(bytes: &[u8]) -> usize {
         let word = u64::from_le_bytes(chunk.try_into().expect("8 bytes"));
         let special = below(word, 0x20) | equals(word, b'"') | equals(word, b'\\') | equals(word, 0x7f);
         if special != 0 {
-            break;
+            // The lowest mark is exact; a borrow can only spoil those above it.
+            return at + special.trailing_zeros() as usize / 8;
         }
         at += 8;
     }
@@ -210,65 +143,9 @@ impl<'a> Object<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Flat<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Flat<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Flat<'de>, M::Error> {
-                let mut fields = Vec::with_capacity(12);
-                while let Some(name) = map.next_key::<Name<'de>>()? {
-                    fields.push((name.0, map.next_value()?));
-                }
-                Ok(Flat(fields))
-            }
-        }
-        deserializer.deserialize_map(Fields)
-    }
-}
-
-/// A field's name: borrowed where it has no escapes.
-struct Name<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Name<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a field name")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tag_comes_back_as_it_was_written() {
-        let flat = Flat::parse(r#"{"op":"run","tag":{"a": [1, 2.50]},"n":null}"#).unwrap();
-        assert_eq!(flat.raw("tag"), Some(r#"{"a": [1, 2.50]}"#));
-        assert_eq!(flat.str("op").unwrap().unwrap(), "run");
-        assert_eq!(flat.u64("n").unwrap(), None);
-        assert!(flat.u64("op").is_err());
-    }
 
     #[test]
     fn what_is_quoted_is_read_back() {
