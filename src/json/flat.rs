@@ -1,7 +1,7 @@
 //! Reads one flat JSON object without building a tree: names with their raw values, borrowed from the line.
 //! Invariant: a value is handed on exactly as it was written, so a tag comes back byte for byte.
 //!
-//! Nearly every line is plain (see [`Plain`]) and is read in one pass, without memory of its own; serde reads the others.
+//! Nearly every line is plain (see [`plain_fields`]) and is read in one pass, without memory of its own; serde reads the others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -97,7 +97,7 @@ impl<'a> Flat<'a> {
     }
 }
 
-/// An object of few fields, none of which needs a second look: names and strings without escapes, whole numbers, words.
+/// The fields of an object that was read in one pass, where they are few.
 struct Plain<'a> {
     fields: [(&'a str, &'a str); Plain::MAX],
     count: usize,
@@ -110,27 +110,37 @@ impl<'a> Plain<'a> {
         &self.fields[..self.count]
     }
 
-    /// `None` where the line is not plain, or no JSON at all.
     fn parse(line: &'a str) -> Option<Plain<'a>> {
         let mut plain = Plain { fields: [("", ""); Plain::MAX], count: 0 };
-        let mut rest = Rest(line.strip_prefix('{')?.strip_suffix('}')?);
-        loop {
-            rest.skip_spaces();
-            let name = rest.string()?;
-            rest.skip_spaces();
-            rest.take(b':')?;
-            rest.skip_spaces();
-            let value = match rest.first()? {
-                b'"' => rest.string()?,
-                _ => rest.word()?,
-            };
-            *plain.fields.get_mut(plain.count)? = (&name[1..name.len() - 1], value);
+        plain_fields(line, |name, value| {
+            *plain.fields.get_mut(plain.count)? = (name, value);
             plain.count += 1;
-            rest.skip_spaces();
-            match rest.first() {
-                None => return Some(plain),
-                Some(_) => rest.take(b',')?,
-            }
+            Some(())
+        })?;
+        Some(plain)
+    }
+}
+
+/// Hands on each name and raw value of a plain object: one whose names and strings have no escapes, and whose other values
+/// are whole numbers or words. `None` where the line is not plain (it may be no JSON at all), or where `each` says so.
+#[inline]
+pub fn plain_fields<'a>(line: &'a str, mut each: impl FnMut(&'a str, &'a str) -> Option<()>) -> Option<()> {
+    let mut rest = Rest(line.strip_prefix('{')?.strip_suffix('}')?);
+    loop {
+        rest.skip_spaces();
+        let name = rest.string()?;
+        rest.skip_spaces();
+        rest.take(b':')?;
+        rest.skip_spaces();
+        let value = match rest.first()? {
+            b'"' => rest.string()?,
+            _ => rest.word()?,
+        };
+        each(&name[1..name.len() - 1], value)?;
+        rest.skip_spaces();
+        match rest.first() {
+            None => return Some(()),
+            Some(_) => rest.take(b',')?,
         }
     }
 }
@@ -139,14 +149,17 @@ impl<'a> Plain<'a> {
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {
+    #[inline]
     fn first(&self) -> Option<u8> {
         self.0.as_bytes().first().copied()
     }
 
+    #[inline]
     fn take(&mut self, byte: u8) -> Option<()> {
         (self.first()? == byte).then(|| self.0 = &self.0[1..])
     }
 
+    #[inline]
     fn skip_spaces(&mut self) {
         while self.first() == Some(b' ') {
             self.0 = &self.0[1..];
@@ -154,6 +167,7 @@ impl<'a> Rest<'a> {
     }
 
     /// A string, with its quotes.
+    #[inline]
     fn string(&mut self) -> Option<&'a str> {
         let bytes = self.0.as_bytes();
         let end = 1 + plain_prefix(bytes.get(1..)?);
@@ -165,11 +179,12 @@ impl<'a> Rest<'a> {
         let end = self.0.bytes().position(|b| matches!(b, b',' | b' ')).unwrap_or(self.0.len());
         let word = self.split(end);
         let digits = word.strip_prefix('-').unwrap_or(word).as_bytes();
-        let is_number =
-            !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits[0] != b'0' || digits.len() == 1);
+        let is_number = digits.first().is_some_and(|d| *d != b'0' || digits.len() == 1);
+        let is_number = is_number && digits.iter().all(u8::is_ascii_digit);
         (is_number || matches!(word, "true" | "false" | "null")).then_some(word)
     }
 
+    #[inline]
     fn split(&mut self, at: usize) -> &'a str {
         let (head, tail) = self.0.split_at(at);
         self.0 = tail;

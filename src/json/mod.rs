@@ -5,7 +5,7 @@ mod flat;
 
 use std::borrow::Cow;
 
-pub use flat::Flat;
+pub use flat::{Flat, plain_fields};
 
 /// The string that a raw JSON value is, or `None` if it is no string.
 pub fn unquote(raw: &str) -> Option<Cow<'_, str>> {
@@ -53,10 +53,10 @@ fn plain_prefix(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some(chunk) = bytes.get(at..at + 8) {
         let word = u64::from_le_bytes(chunk.try_into().expect("8 bytes"));
-        let special = below(word, 0x20) | equals(word, b'"') | equals(word, b'\\') | equals(word, 0x7f);
-        if special != 0 {
+        let marks = below(word, 0x20) | equals(word, b'"') | equals(word, b'\\') | equals(word, 0x7f);
+        if marks != 0 {
             // The lowest mark is exact; a borrow can only spoil those above it.
-            return at + special.trailing_zeros() as usize / 8;
+            return at + marks.trailing_zeros() as usize / 8;
         }
         at += 8;
     }
@@ -68,6 +68,9 @@ fn plain_prefix(bytes: &[u8]) -> usize {
 pub fn number(out: &mut Vec<u8>, n: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
+
+/// The longest name of a field that hive writes.
+const NAME_MAX: usize = 28;
 
 /// Writes one JSON object field by field into a buffer; commas are its business.
 pub struct Object<'a> {
@@ -81,16 +84,17 @@ impl<'a> Object<'a> {
         Object { out, first: true }
     }
 
-    /// `name` is a plain word of hive's own and needs no escapes. Inlined with the rest, so that names are constants.
+    /// `name` is a plain word of hive's own and needs no escapes. Inlined with the rest, so that names are constants, and
+    /// put together before it is appended, so that there is room to be made once.
     #[inline(always)]
     pub fn key(&mut self, name: &str) -> &mut Vec<u8> {
-        if !self.first {
-            self.out.push(b',');
-        }
+        let mut text = [0; NAME_MAX + 4];
+        let end = name.len() + 2;
+        text[..2].copy_from_slice(b",\"");
+        text[2..end].copy_from_slice(name.as_bytes());
+        text[end..end + 2].copy_from_slice(b"\":");
+        self.out.extend_from_slice(&text[usize::from(self.first)..end + 2]);
         self.first = false;
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
         self.out
     }
 
@@ -117,6 +121,13 @@ impl<'a> Object<'a> {
         self
     }
 
+    /// What somebody else has written: fields, or a piece of one.
+    #[inline(always)]
+    pub fn more(&mut self, json: &[u8]) -> &mut Self {
+        self.out.extend_from_slice(json);
+        self
+    }
+
     #[inline(always)]
     pub fn opt_str(&mut self, name: &str, text: Option<&str>) -> &mut Self {
         match text {
@@ -133,6 +144,19 @@ impl<'a> Object<'a> {
                 out.push(b',');
             }
             quote(out, item);
+        }
+        out.push(b']');
+        self
+    }
+
+    pub fn nums(&mut self, name: &str, items: impl IntoIterator<Item = impl itoa::Integer>) -> &mut Self {
+        let out = self.key(name);
+        out.push(b'[');
+        for (i, item) in items.into_iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            number(out, item);
         }
         out.push(b']');
         self
