@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::event::{Ended, PutBack};
 use super::queue::Target;
+use super::tag::Tag;
 use super::{AgentId, Body, Counts, Deadline, Effect, Kind, Now, State, TaskId};
 use crate::limits;
 
@@ -12,7 +13,7 @@ use crate::limits;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyTo {
     pub name: Arc<str>,
-    pub tag: Arc<str>,
+    pub tag: Tag,
     /// It also wants to hear how the task comes on.
     pub watches: bool,
 }

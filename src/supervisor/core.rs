@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{
-    AgentId, Effect, Event, Input, Lead, Now, Refusal, ReplyTo, Seq, State, Term, consequence, decide, expired,
+    AgentId, Effect, Event, Input, Lead, Now, Refusal, ReplyTo, Seq, State, Tag, Term, consequence, decide, expired,
 };
 use crate::record::{self, Moment};
 use crate::store::{Folders, Log, log};
@@ -28,7 +28,7 @@ pub struct Core {
 
 /// Requests that events answer: by whom, and under which tag.
 #[derive(Default)]
-pub struct Answered(BTreeSet<(Arc<str>, Arc<str>)>);
+pub struct Answered(BTreeSet<(Arc<str>, Tag)>);
 
 impl Answered {
     pub fn has(&self, to: &ReplyTo) -> bool {

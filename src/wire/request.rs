@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::check_name;
 use crate::json::{self, Flat};
 use crate::limits;
-use crate::model::{Kind, Options, PoolStart, ReplyTo, Spec, StopMode, Target, TaskId};
+use crate::model::{Kind, Options, PoolStart, ReplyTo, Spec, StopMode, Tag, Target, TaskId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -26,7 +26,7 @@ pub enum Op {
     },
     Cancel(TaskId),
     /// The task that this client's request with this tag waits for.
-    CancelRun(Arc<str>),
+    CancelRun(Tag),
     Wait(TaskId),
     WaitAll,
     WaitRoom,
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn a_bad_field_is_named_and_the_asker_is_known() {
         let bad = parse(r#"{"op":"run","reply":"me","tag":[1],"text":"x","timeout":-1}"#).unwrap_err();
-        assert_eq!(bad.to.unwrap().tag.as_ref(), "[1]");
+        assert_eq!(&*bad.to.unwrap().tag, "[1]");
         assert!(bad.message.contains("timeout"));
         for (line, word) in [
             (r#"{"op":"run"}"#, "text"),
