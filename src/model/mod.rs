@@ -185,7 +185,7 @@ impl State {
 
     /// How many tasks stand before this one, were it queued now: what a person is told.
     pub fn queued_before(&self, task: &Task) -> u64 {
-        self.queue.before(&task.target(), task.priority(), task.id)
+        self.queue.before(task.target(), task.priority(), task.id)
     }
 }
 

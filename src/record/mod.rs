@@ -17,6 +17,9 @@ pub struct Stamp {
     pub term: Term,
 }
 
+/// What a log that this version writes asks of its reader. 2: one `assigned` may name several `tasks`.
+const FORMAT: u32 = 2;
+
 /// `,"crc":"` + 8 hex digits + `"}`
 const CRC_LEN: usize = 18;
 
@@ -61,7 +64,7 @@ pub fn encode(out: &mut Vec<u8>, seq: Seq, moment: &Moment, event: &Event) {
 fn fields(o: &mut Object, event: &Event) {
     match event {
         Event::Led { pid, version, boot, afresh } => {
-            kind(o, "led").num("pid", *pid).str("version", version).str("boot", boot).num("format", 1);
+            kind(o, "led").num("pid", *pid).str("version", version).str("boot", boot).num("format", FORMAT);
             if *afresh { o.bool("afresh", true) } else { o }
         }
         Event::Configured { spec } => spec_fields(kind(o, "configured"), spec),
@@ -97,7 +100,14 @@ fn fields(o: &mut Object, event: &Event) {
             }
             reply_fields(o, to.as_ref())
         }
-        Event::Assigned { task, agent } => kind(o, "assigned").num("task", task.0).num("agent", agent.0),
+        Event::Assigned { tasks, agent } => {
+            let o = kind(o, "assigned");
+            match tasks[..] {
+                [task] => o.num("task", task.0),
+                _ => o.nums("tasks", tasks.iter().map(|task| task.0)),
+            };
+            o.num("agent", agent.0)
+        }
         Event::Progress { task, percent, text } => {
             kind(o, "progress").num("task", task.0).num("percent", *percent).str("text", text)
         }
@@ -273,7 +283,8 @@ mod tests {
                 to: None,
                 waits: false,
             },
-            Event::Assigned { task: TaskId(1), agent: AgentId(1) },
+            Event::Assigned { tasks: vec![TaskId(1)], agent: AgentId(1) },
+            Event::Assigned { tasks: vec![TaskId(2), TaskId(3)], agent: AgentId(1) },
             Event::Progress { task: TaskId(1), percent: 41, text: "half".into() },
             Event::Usage { task: TaskId(1), fields: "in=1 out=2".into() },
             Event::Ending { task: TaskId(1), why: Ending::Timeout },
@@ -331,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_found() {
-        let good = line(&Event::Assigned { task: TaskId(1), agent: AgentId(1) });
+        let good = line(&Event::Assigned { tasks: vec![TaskId(1)], agent: AgentId(1) });
         let good = &good[..good.len() - 1];
         for at in 0..good.len() {
             let mut bad = good.to_vec();
