@@ -14,6 +14,7 @@ use super::{plain_prefix, unquote};
 /// The fields of one JSON object, in the order written.
 pub struct Flat<'a>(Fields<'a>);
 
+#[allow(clippy::large_enum_variant, reason = "it lives on the stack, and is nearly always the large one")]
 enum Fields<'a> {
     Plain(Plain<'a>),
     Any(Vec<(Cow<'a, str>, &'a RawValue)>),
