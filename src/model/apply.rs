@@ -46,7 +46,7 @@ impl State {
             Event::Submitted { task, text, options, to, waits } => {
                 self.submitted(at, task, text, options, to, waits, out)
             }
-            Event::Assigned { task, agent } => self.assigned(at, task, agent, out),
+            Event::Assigned { tasks, agent } => self.assigned(at, &tasks, agent, out),
             Event::Progress { task, percent, .. } => {
                 if let Some(task) = self.tasks.get_mut(task) {
                     task.percent = Some(percent);

@@ -40,14 +40,16 @@ pub fn consequence(state: &State) -> Option<Event> {
         .or_else(|| assignment(state))
 }
 
-/// The next task for the least laden agent that has room and a task to suit it.
+/// The next tasks for the least laden agent that has room and a task to suit it: its fair share of what waits.
 fn assignment(state: &State) -> Option<Event> {
-    if state.queue.is_empty() {
+    if state.queue.is_empty() || state.room.is_empty() {
         return None;
     }
-    state.room.iter().find_map(|(_, id)| {
-        let task = state.queue.best_for(&state.agents[id])?;
-        Some(Event::Assigned { task, agent: *id })
+    let share = state.queue.len().div_ceil(state.room.len());
+    state.room.iter().find_map(|(held, id)| {
+        let agent = &state.agents[id];
+        let tasks = state.queue.best_for(agent, share.min((agent.capacity() - held) as usize));
+        (!tasks.is_empty()).then_some(Event::Assigned { tasks, agent: *id })
     })
 }
 

@@ -325,12 +325,12 @@ fn accept(state: &State, submit: Submit, out: &mut Vec<Event>) -> Decision {
             format!("{} tasks wait already, and that is the limit: wait until some are done", state.counts.queued);
         return refuse(Code::Limit, full);
     }
-    let target = submit.options.as_ref().map_or(Target::Any, |o| o.target.clone());
+    let target = submit.options.as_ref().map_or(&Target::Any, |o| &o.target);
     if let Target::Agent(id) = target {
-        known_agent(state, id)?;
+        known_agent(state, *id)?;
     }
     let mut fitting = state.agents.values().filter(|a| target.admits(a)).peekable();
-    if let (Target::Labels(labels), None) = (&target, fitting.peek()) {
+    if let (Target::Labels(labels), None) = (target, fitting.peek()) {
         let message = format!("no agent has the label {}: see `hivectl pool status`", labels.join(" and "));
         return refuse(Code::NoSuchLabel, message);
     }

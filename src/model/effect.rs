@@ -1,7 +1,5 @@
 //! What the world has to do because of an event. Performed only after the event is recorded.
 
-use std::sync::Arc;
-
 use super::{AgentId, Counts, Generation, ReplyTo, StopMode, TaskId};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -15,13 +13,11 @@ pub enum Effect {
         agent: AgentId,
         generation: Generation,
     },
-    /// The task's line to the agent.
+    /// The task's line to the agent. Read the text from the state.
     SendTask {
         agent: AgentId,
         task: TaskId,
         attempt: u32,
-        text: Arc<str>,
-        surroundings: Option<Arc<str>>,
     },
     /// Ask a cooperative agent to give a task up.
     SendCancel {

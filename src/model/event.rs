@@ -81,8 +81,9 @@ pub enum Event {
         /// `run` waits for the end, `submit` for the number.
         waits: bool,
     },
+    /// What an agent is given at once: more than one task only where it may hold several.
     Assigned {
-        task: TaskId,
+        tasks: Vec<TaskId>,
         agent: AgentId,
     },
     Progress {

@@ -126,13 +126,7 @@ impl State {
         for id in &agent.held {
             let task = &self.tasks[*id];
             let begun = u32::from(!matches!(task.state, TaskState::Running { .. }));
-            out.push(Effect::SendTask {
-                agent: agent.id,
-                task: *id,
-                attempt: task.attempts + begun,
-                text: task.text.clone(),
-                surroundings: task.surroundings().filter(|_| agent.spec.kind.is_hosted()).cloned(),
-            });
+            out.push(Effect::SendTask { agent: agent.id, task: *id, attempt: task.attempts + begun });
             if task.ending().is_none() {
                 continue;
             }

@@ -14,6 +14,7 @@ mod loss;
 mod queue;
 #[cfg(test)]
 mod simulation;
+mod tag;
 mod task;
 mod tasks;
 
@@ -25,6 +26,7 @@ pub use effect::{Body, Effect};
 pub use event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
 pub use lead::{Lead, Row};
 pub use queue::Target;
+pub use tag::Tag;
 pub use task::{Ending, Options, ReplyTo, Task, TaskState};
 pub use tasks::Tasks;
 
@@ -183,7 +185,7 @@ impl State {
 
     /// How many tasks stand before this one, were it queued now: what a person is told.
     pub fn queued_before(&self, task: &Task) -> u64 {
-        self.queue.before(&task.target(), task.priority(), task.id)
+        self.queue.before(task.target(), task.priority(), task.id)
     }
 }
 

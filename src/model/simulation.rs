@@ -51,7 +51,7 @@ struct World {
 
 fn to(world: &mut World) -> ReplyTo {
     world.asked += 1;
-    ReplyTo { name: "sim".into(), tag: world.asked.to_string().into(), watches: false }
+    ReplyTo { name: "sim".into(), tag: world.asked.to_string().as_str().into(), watches: false }
 }
 
 impl World {

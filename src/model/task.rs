@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::event::{Ended, PutBack};
 use super::queue::Target;
+use super::tag::Tag;
 use super::{AgentId, Body, Counts, Deadline, Effect, Kind, Now, State, TaskId};
 use crate::limits;
 
@@ -12,7 +13,7 @@ use crate::limits;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyTo {
     pub name: Arc<str>,
-    pub tag: Arc<str>,
+    pub tag: Tag,
     /// It also wants to hear how the task comes on.
     pub watches: bool,
 }
@@ -94,8 +95,9 @@ impl Task {
         out.extend(watchers.map(|to| Effect::Answer { to: to.clone(), body: Body::Watch(self.id) }));
     }
 
-    pub fn target(&self) -> Target {
-        self.options.as_ref().map_or(Target::Any, |o| o.target.clone())
+    pub fn target(&self) -> &Target {
+        static ANY: Target = Target::Any;
+        self.options.as_ref().map_or(&ANY, |o| &o.target)
     }
 
     pub fn priority(&self) -> i32 {
@@ -188,28 +190,25 @@ impl State {
         self.tasks.insert(task);
     }
 
-    pub(super) fn assigned(&mut self, at: Now, id: TaskId, to: AgentId, out: &mut Vec<Effect>) {
-        let (Some(task), Some(agent)) = (self.tasks.get_mut(id), self.agents.get_mut(&to)) else { return };
-        self.queue.remove(&task.target(), task.priority(), id);
-        let before = agent.held.len() as u32;
-        agent.held.push_back(id);
-        self.room.remove(&(before, to));
-        if before + 1 < agent.capacity() {
-            self.room.insert((before + 1, to));
+    pub(super) fn assigned(&mut self, at: Now, ids: &[TaskId], to: AgentId, out: &mut Vec<Effect>) {
+        let Some(agent) = self.agents.get_mut(&to) else { return };
+        self.room.remove(&(agent.held.len() as u32, to));
+        for id in ids {
+            let Some(task) = self.tasks.get_mut(*id) else { continue };
+            self.queue.remove(task.target(), task.priority(), *id);
+            task.state = TaskState::Held { agent: to, ending: None };
+            out.push(Effect::SendTask { agent: to, task: *id, attempt: task.attempts + 1 });
+            if agent.held.is_empty() {
+                agent.since = at;
+                task.begin(at, &mut self.counts, &mut self.deadlines);
+            }
+            agent.held.push_back(*id);
+            task.tell_watchers(out);
         }
-        task.state = TaskState::Held { agent: to, ending: None };
-        out.push(Effect::SendTask {
-            agent: to,
-            task: id,
-            attempt: task.attempts + 1,
-            text: task.text.clone(),
-            surroundings: task.surroundings().filter(|_| agent.spec.kind.is_hosted()).cloned(),
-        });
-        if before == 0 {
-            agent.since = at;
-            task.begin(at, &mut self.counts, &mut self.deadlines);
+        let holds = agent.held.len() as u32;
+        if holds < agent.capacity() {
+            self.room.insert((holds, to));
         }
-        task.tell_watchers(out);
         self.tell_room(out);
     }
 
@@ -319,7 +318,7 @@ impl State {
             }
             TaskState::Queued => {
                 self.counts.queued -= 1;
-                self.queue.remove(&task.target(), task.priority(), id);
+                self.queue.remove(task.target(), task.priority(), id);
                 None
             }
             TaskState::Ended(_) => return,

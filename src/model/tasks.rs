@@ -7,10 +7,14 @@ use std::ops::Index;
 use super::{IdHash, Task, TaskId};
 
 const CHUNK: u64 = 32;
+/// As many as a turn's requests fill.
+const SPARE_MAX: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Tasks {
     chunks: HashMap<u64, Box<Chunk>, IdHash>,
+    /// Empty ones: where tasks are forgotten as fast as new ones come, the same memory goes round.
+    spare: Vec<Box<Chunk>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -31,10 +35,9 @@ impl Tasks {
     /// A new number: each is given once.
     pub fn insert(&mut self, task: Task) {
         let id = task.id.0;
-        let chunk = self
-            .chunks
-            .entry(id / CHUNK)
-            .or_insert_with(|| Box::new(Chunk { slots: [const { None }; CHUNK as usize], used: 0 }));
+        let empty = || Box::new(Chunk { slots: [const { None }; CHUNK as usize], used: 0 });
+        let spare = &mut self.spare;
+        let chunk = self.chunks.entry(id / CHUNK).or_insert_with(|| spare.pop().unwrap_or_else(empty));
         chunk.used += 1;
         chunk.slots[(id % CHUNK) as usize] = Some(task);
     }
@@ -45,7 +48,8 @@ impl Tasks {
         let task = chunk.slots[(id.0 % CHUNK) as usize].take()?;
         chunk.used -= 1;
         if chunk.used == 0 {
-            self.chunks.remove(&key);
+            let empty = self.chunks.remove(&key).filter(|_| self.spare.len() < SPARE_MAX);
+            self.spare.extend(empty);
         }
         Some(task)
     }

@@ -54,7 +54,7 @@ impl Reader<'_, '_> {
             return Ok(Event::Ended { task: self.task()?, ended: Box::new(self.ended(verdict)?) });
         }
         Ok(match kind.as_ref() {
-            "assigned" => Event::Assigned { task: self.task()?, agent: self.agent()? },
+            "assigned" => Event::Assigned { tasks: self.tasks()?, agent: self.agent()? },
             "submitted" => Event::Submitted {
                 task: self.task()?,
                 text: self.str("text")?,
@@ -154,6 +154,14 @@ impl Reader<'_, '_> {
 
     fn task(&self) -> Read<TaskId> {
         Ok(TaskId(self.num("task")?))
+    }
+
+    /// One is `task`, several are `tasks`.
+    fn tasks(&self) -> Read<Vec<TaskId>> {
+        match self.opt_num("task")? {
+            Some(id) => Ok(vec![TaskId(id)]),
+            None => Ok(self.0.numbers("tasks").map_err(Fault::Broken)?.into_iter().map(TaskId).collect()),
+        }
     }
 
     fn agent(&self) -> Read<AgentId> {

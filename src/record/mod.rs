@@ -5,8 +5,9 @@ mod decode;
 
 pub use decode::{Fault, decode};
 
-use crate::json::{Object, quote};
+use crate::json::{Object, number, quote};
 use crate::model::{AgentId, Ended, Ending, Event, Generation, Loss, Options, ReplyTo, Seq, Spec, Target, Term, Then};
+use crate::time;
 
 /// What stands before and after the event's own fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,32 +17,54 @@ pub struct Stamp {
     pub term: Term,
 }
 
+/// What a log that this version writes asks of its reader. 2: one `assigned` may name several `tasks`.
+const FORMAT: u32 = 2;
+
 /// `,"crc":"` + 8 hex digits + `"}`
 const CRC_LEN: usize = 18;
 
-/// Appends one record with its newline. `time` is the text of `stamp.wall`: the same for a whole turn.
-pub fn encode(out: &mut Vec<u8>, stamp: Stamp, time: &[u8], event: &Event) {
+/// What the records of one turn have in common, as it stands in each of them: `,"time":"...","term":1,"kind":"`.
+#[derive(Default)]
+pub struct Moment {
+    wall: i64,
+    term: Term,
+    text: Vec<u8>,
+}
+
+impl Moment {
+    /// Does nothing while it is still the same moment.
+    pub fn set(&mut self, wall: i64, term: Term) {
+        if self.wall == wall && self.term == term && !self.text.is_empty() {
+            return;
+        }
+        (self.wall, self.term) = (wall, term);
+        self.text.clear();
+        self.text.extend_from_slice(b",\"time\":\"");
+        time::write(&mut self.text, wall);
+        self.text.extend_from_slice(b"\",\"term\":");
+        number(&mut self.text, term.0);
+        self.text.extend_from_slice(b",\"kind\":\"");
+    }
+}
+
+/// Appends one record with its newline.
+pub fn encode(out: &mut Vec<u8>, seq: Seq, moment: &Moment, event: &Event) {
     let start = out.len();
     let mut o = Object::open(out);
-    o.num("seq", stamp.seq.0);
-    let text = o.key("time");
-    text.push(b'"');
-    text.extend_from_slice(time);
-    text.push(b'"');
-    o.num("term", stamp.term.0);
+    o.num("seq", seq.0).more(&moment.text);
     fields(&mut o, event);
     let crc = crc32fast::hash(&out[start..]);
-    out.extend_from_slice(b",\"crc\":\"");
-    for shift in (0..32).step_by(4).rev() {
-        out.push(b"0123456789abcdef"[(crc >> shift & 15) as usize]);
+    let mut end = *b",\"crc\":\"........\"}\n";
+    for (digit, shift) in end[8..16].iter_mut().zip((0..32).step_by(4).rev()) {
+        *digit = b"0123456789abcdef"[(crc >> shift & 15) as usize];
     }
-    out.extend_from_slice(b"\"}\n");
+    out.extend_from_slice(&end);
 }
 
 fn fields(o: &mut Object, event: &Event) {
     match event {
         Event::Led { pid, version, boot, afresh } => {
-            kind(o, "led").num("pid", *pid).str("version", version).str("boot", boot).num("format", 1);
+            kind(o, "led").num("pid", *pid).str("version", version).str("boot", boot).num("format", FORMAT);
             if *afresh { o.bool("afresh", true) } else { o }
         }
         Event::Configured { spec } => spec_fields(kind(o, "configured"), spec),
@@ -66,10 +89,7 @@ fn fields(o: &mut Object, event: &Event) {
         Event::Retiring { agent, remove } => kind(o, "agent-retiring").num("agent", agent.0).bool("remove", *remove),
         Event::Leaving { agent } => kind(o, "agent-leaving").num("agent", agent.0),
         Event::Overdue { agent } => kind(o, "agent-overdue").num("agent", agent.0),
-        Event::Rolling { agents } => {
-            let list: Vec<String> = agents.iter().map(|a| a.to_string()).collect();
-            kind(o, "rolling").raw("agents", &format!("[{}]", list.join(",")))
-        }
+        Event::Rolling { agents } => kind(o, "rolling").nums("agents", agents.iter().map(|agent| agent.0)),
         Event::Submitted { task, text, options, to, waits } => {
             kind(o, "submitted").num("task", task.0).str("text", text);
             if let Some(options) = options {
@@ -80,7 +100,14 @@ fn fields(o: &mut Object, event: &Event) {
             }
             reply_fields(o, to.as_ref())
         }
-        Event::Assigned { task, agent } => kind(o, "assigned").num("task", task.0).num("agent", agent.0),
+        Event::Assigned { tasks, agent } => {
+            let o = kind(o, "assigned");
+            match tasks[..] {
+                [task] => o.num("task", task.0),
+                _ => o.nums("tasks", tasks.iter().map(|task| task.0)),
+            };
+            o.num("agent", agent.0)
+        }
         Event::Progress { task, percent, text } => {
             kind(o, "progress").num("task", task.0).num("percent", *percent).str("text", text)
         }
@@ -101,12 +128,10 @@ fn fields(o: &mut Object, event: &Event) {
 
 type Fields<'o, 'a> = &'o mut Object<'a>;
 
+/// The value of the field that [`Moment`] has begun.
+#[inline(always)]
 fn kind<'o, 'a>(o: Fields<'o, 'a>, name: &str) -> Fields<'o, 'a> {
-    let out = o.key("kind");
-    out.push(b'"');
-    out.extend_from_slice(name.as_bytes());
-    out.push(b'"');
-    o
+    o.more(name.as_bytes()).more(b"\"")
 }
 
 fn start<'o, 'a>(o: Fields<'o, 'a>, name: &str, agent: AgentId, generation: Generation) -> Fields<'o, 'a> {
@@ -205,7 +230,6 @@ mod tests {
 
     use super::*;
     use crate::model::{HostId, Kind, PutBack, StopMode, TaskId, Verdict};
-    use crate::time;
 
     fn samples() -> Vec<Event> {
         let to = ReplyTo { name: "me".into(), tag: "{\"a\": 1}".into(), watches: true };
@@ -259,7 +283,8 @@ mod tests {
                 to: None,
                 waits: false,
             },
-            Event::Assigned { task: TaskId(1), agent: AgentId(1) },
+            Event::Assigned { tasks: vec![TaskId(1)], agent: AgentId(1) },
+            Event::Assigned { tasks: vec![TaskId(2), TaskId(3)], agent: AgentId(1) },
             Event::Progress { task: TaskId(1), percent: 41, text: "half".into() },
             Event::Usage { task: TaskId(1), fields: "in=1 out=2".into() },
             Event::Ending { task: TaskId(1), why: Ending::Timeout },
@@ -297,9 +322,9 @@ mod tests {
     }
 
     fn line(event: &Event) -> Vec<u8> {
-        let stamp = Stamp { seq: Seq(12), wall: 1_700_000_000_000_001, term: Term(3) };
-        let mut out = Vec::new();
-        encode(&mut out, stamp, time::text(stamp.wall).as_bytes(), event);
+        let (mut out, mut moment) = (Vec::new(), Moment::default());
+        moment.set(1_700_000_000_000_001, Term(3));
+        encode(&mut out, Seq(12), &moment, event);
         out
     }
 
@@ -317,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_found() {
-        let good = line(&Event::Assigned { task: TaskId(1), agent: AgentId(1) });
+        let good = line(&Event::Assigned { tasks: vec![TaskId(1)], agent: AgentId(1) });
         let good = &good[..good.len() - 1];
         for at in 0..good.len() {
             let mut bad = good.to_vec();

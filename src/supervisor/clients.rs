@@ -110,12 +110,15 @@ impl Clients {
     fn client(&mut self, name: &Arc<str>) -> Option<&mut Client> {
         let slot = match &self.last {
             Some((last, slot)) if Arc::ptr_eq(last, name) => *slot,
-            _ => match self.by_name.get(name) {
-                Some(slot) => *slot,
-                None => self.open(name)?,
-            },
+            _ => {
+                let slot = match self.by_name.get(name) {
+                    Some(slot) => *slot,
+                    None => self.open(name)?,
+                };
+                self.last = Some((name.clone(), slot));
+                slot
+            }
         };
-        self.last = Some((name.clone(), slot));
         if self.slots[slot].as_ref().is_some_and(|c| c.outbox.waiting() > limits::CLIENT_QUEUE_MAX) {
             self.cut(slot);
             return None;

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{
-    AgentId, Effect, Event, Input, Lead, Now, Refusal, ReplyTo, Seq, State, Term, consequence, decide, expired,
+    AgentId, Effect, Event, Input, Lead, Now, Refusal, ReplyTo, Seq, State, Tag, Term, consequence, decide, expired,
 };
-use crate::record::{self, Stamp};
+use crate::record::{self, Moment};
 use crate::store::{Folders, Log, log};
 use crate::sys::process;
-use crate::time;
 
 pub struct Core {
     pub state: State,
@@ -24,13 +23,12 @@ pub struct Core {
     records: Vec<u8>,
     next: Seq,
     decided: Vec<Event>,
-    /// The text of a moment, kept because a whole turn has the same.
-    stamped: (i64, Vec<u8>),
+    moment: Moment,
 }
 
 /// Requests that events answer: by whom, and under which tag.
 #[derive(Default)]
-pub struct Answered(BTreeSet<(Arc<str>, Arc<str>)>);
+pub struct Answered(BTreeSet<(Arc<str>, Tag)>);
 
 impl Answered {
     pub fn has(&self, to: &ReplyTo) -> bool {
@@ -79,7 +77,7 @@ impl Core {
             effects,
             records: Vec::new(),
             decided: Vec::new(),
-            stamped: (i64::MIN, Vec::new()),
+            moment: Moment::default(),
         };
         Ok((core, answered))
     }
@@ -121,13 +119,8 @@ impl Core {
     }
 
     fn commit(&mut self, event: Event) {
-        if self.stamped.0 != self.now.wall {
-            self.stamped.0 = self.now.wall;
-            self.stamped.1.clear();
-            time::write(&mut self.stamped.1, self.now.wall);
-        }
-        let stamp = Stamp { seq: self.next, wall: self.now.wall, term: self.log.term };
-        record::encode(&mut self.records, stamp, &self.stamped.1, &event);
+        self.moment.set(self.now.wall, self.log.term);
+        record::encode(&mut self.records, self.next, &self.moment, &event);
         self.next.0 += 1;
         self.state.apply(self.now, event, &mut self.effects);
     }

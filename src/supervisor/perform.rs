@@ -26,17 +26,19 @@ impl Hive {
                 let (state, recorded) = (&self.core.state, self.core.recorded());
                 self.clients.answer(&to, recorded, |out| answer::body(out, &to.tag, state, &body));
             }
-            Effect::SendTask { agent: id, task, attempt, text, surroundings } => {
-                let hosted = self.core.state.agents.get(&id).is_some_and(|a| a.spec.kind.is_hosted());
-                let Some(out) = self.agents.inbox(id) else {
+            Effect::SendTask { agent: id, task, attempt } => {
+                let state = &self.core.state;
+                let hosted = state.agents.get(&id).is_some_and(|a| a.spec.kind.is_hosted());
+                // A task is not forgotten in the turn in which it was given.
+                let (Some(task), Some(out)) = (state.tasks.get(task), self.agents.inbox(id)) else {
                     return;
                 };
                 if hosted {
-                    agent::with(out, task.0, attempt, surroundings.as_deref());
+                    agent::with(out, task.id.0, attempt, task.surroundings().map(|name| name.as_ref()));
                 }
-                agent::task(out, task.0, &text);
+                agent::task(out, task.id.0, &task.text);
                 if !hosted {
-                    self.agents.delivers(id, task, attempt);
+                    self.agents.delivers(id, task.id, attempt);
                 }
             }
             Effect::SendCancel { agent: id, task } => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::split_verb;
+use super::split_word;
 use crate::json::{self, Flat, Object};
 use crate::limits::{NOTE_MAX, RESULT_INLINE_MAX};
 use crate::model::Exited;
@@ -46,7 +46,7 @@ pub enum Said<'a> {
 const ABILITIES: [&str; 4] = ["usr1", "pause", "inject", "restore"];
 
 pub fn parse(line: &str, hosted: bool) -> Said<'_> {
-    let (verb, rest) = split_verb(line);
+    let (verb, rest) = split_word(line);
     match verb {
         "DONE" => match number(rest) {
             Some((task, text)) => Said::Done { task, text: Some(text).filter(|t| !t.is_empty()) },
@@ -80,12 +80,12 @@ pub fn parse(line: &str, hosted: bool) -> Said<'_> {
 }
 
 fn number(rest: &str) -> Option<(u64, &str)> {
-    let (number, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    let (number, rest) = split_word(rest);
     Some((number.parse().ok()?, rest))
 }
 
 fn percent(rest: &str) -> Option<(u8, &str)> {
-    let (percent, text) = rest.split_once(' ').unwrap_or((rest, ""));
+    let (percent, text) = split_word(rest);
     let percent: f64 = percent.trim_end_matches('%').parse().ok()?;
     (0.0..=100.0).contains(&percent).then_some((percent as u8, text))
 }
@@ -131,7 +131,7 @@ pub enum Told<'a> {
 }
 
 pub fn parse_told(line: &str) -> Option<Told<'_>> {
-    let (verb, rest) = split_verb(line);
+    let (verb, rest) = split_word(line);
     let (task, rest) = number(rest)?;
     match verb {
         "TASK" => Some(Told::Task { task, text: rest }),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::split_verb;
+use super::split_word;
 use crate::json::{Flat, Object};
 use crate::model::{AgentId, Generation, Loss, StopMode};
 
@@ -36,7 +36,7 @@ impl Command {
     }
 
     pub fn parse(line: &str) -> Option<Command> {
-        let (verb, rest) = split_verb(line);
+        let (verb, rest) = split_word(line);
         match verb {
             "START" => rest.parse().ok().map(|g| Command::Start(Generation(g))),
             "END" => rest.parse().ok().map(Command::End),
@@ -89,9 +89,9 @@ impl Report {
     }
 
     pub fn parse(line: &str) -> Option<Report> {
-        let (agent, rest) = split_verb(line);
-        let (generation, rest) = split_verb(rest);
-        let (verb, rest) = split_verb(rest);
+        let (agent, rest) = split_word(line);
+        let (generation, rest) = split_word(rest);
+        let (verb, rest) = split_word(rest);
         let news = match verb {
             "STARTED" => News::Started(rest.parse().ok()?),
             "READY" => News::Ready(rest.parse().ok()?),

@@ -17,7 +17,7 @@ pub fn is_digest(text: &str) -> bool {
 
 /// Whether a text can be the last field of a line as it is.
 pub fn fits_inline(text: &str, max: usize) -> bool {
-    text.len() <= max && !text.bytes().any(|b| b == b'\n' || b == 0)
+    text.len() <= max && memchr::memchr2(b'\n', 0, text.as_bytes()).is_none()
 }
 
 /// A name that people give: of a task, a label, a reply FIFO. It can stand in a path and in a line.
@@ -35,9 +35,12 @@ pub fn check_name(what: &str, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The verb and the rest of a line.
-fn split_verb(line: &str) -> (&str, &str) {
-    line.split_once(' ').unwrap_or((line, ""))
+/// The first word, which is short, and what follows it. In a line that is its verb.
+fn split_word(line: &str) -> (&str, &str) {
+    match line.bytes().position(|b| b == b' ') {
+        Some(at) => (&line[..at], &line[at + 1..]),
+        None => (line, ""),
+    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::check_name;
-use crate::json::Flat;
+use crate::json::{self, Flat};
 use crate::limits;
-use crate::model::{Kind, Options, PoolStart, ReplyTo, Spec, StopMode, Target, TaskId};
+use crate::model::{Kind, Options, PoolStart, ReplyTo, Spec, StopMode, Tag, Target, TaskId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -26,7 +26,7 @@ pub enum Op {
     },
     Cancel(TaskId),
     /// The task that this client's request with this tag waits for.
-    CancelRun(Arc<str>),
+    CancelRun(Tag),
     Wait(TaskId),
     WaitAll,
     WaitRoom,
@@ -88,7 +88,7 @@ pub fn parse(line: &str, names: &mut Names) -> Result<Request, Malformed> {
 
 /// `submit build the docs`, `cancel 17`: nobody is answered.
 fn short(line: &str) -> Result<Op, String> {
-    let (verb, rest) = super::split_verb(line);
+    let (verb, rest) = super::split_word(line);
     match verb {
         "submit" if rest.is_empty() => Err("submit needs a text".into()),
         "submit" => Ok(Op::Submit { text: whole(rest)?, options: None, waits: false, agent: None }),
@@ -100,12 +100,49 @@ fn short(line: &str) -> Result<Op, String> {
 }
 
 fn parse_json(line: &str, names: &mut Names) -> Result<Request, Malformed> {
+    if let Some(request) = simple_task(line, names) {
+        return Ok(request);
+    }
     let flat = Flat::parse(line).map_err(|e| Malformed { to: None, message: format!("not a JSON object: {e}") })?;
     let to = reply_to(&flat, names).map_err(|message| Malformed { to: None, message })?;
     match operation(&flat, names) {
         Ok(op) => Ok(Request { to, op }),
         Err(message) => Err(Malformed { to, message }),
     }
+}
+
+/// What comes by the thousand, read in one pass: a task of which nothing is said but its text and who is answered.
+/// `None` leaves the line to the general way, with all that may be wrong with it.
+fn simple_task(line: &str, names: &mut Names) -> Option<Request> {
+    let (mut op, mut text, mut reply, mut tag) = (None, None, None, None);
+    json::plain_fields(line, |name, value| {
+        let field = match name {
+            "op" => &mut op,
+            "text" => &mut text,
+            "reply" => &mut reply,
+            "tag" => &mut tag,
+            _ => return None,
+        };
+        field.replace(value).is_none().then_some(())
+    })?;
+    let waits = match op? {
+        "\"run\"" => true,
+        "\"submit\"" => false,
+        _ => return None,
+    };
+    let text = unescaped(text?)?.into();
+    let name = unescaped(reply?)?;
+    let tag = tag.unwrap_or("null");
+    if check_name("\"reply\"", name).is_err() || tag.len() > limits::TAG_MAX {
+        return None;
+    }
+    let to = Some(ReplyTo { name: names.share(name), tag: tag.into(), watches: false });
+    Some(Request { to, op: Op::Submit { text, options: None, waits, agent: None } })
+}
+
+/// The string that a plain value is.
+fn unescaped(value: &str) -> Option<&str> {
+    value.strip_prefix('"')?.strip_suffix('"')
 }
 
 fn reply_to(flat: &Flat, names: &mut Names) -> Result<Option<ReplyTo>, String> {
@@ -330,7 +367,7 @@ mod tests {
     #[test]
     fn a_bad_field_is_named_and_the_asker_is_known() {
         let bad = parse(r#"{"op":"run","reply":"me","tag":[1],"text":"x","timeout":-1}"#).unwrap_err();
-        assert_eq!(bad.to.unwrap().tag.as_ref(), "[1]");
+        assert_eq!(&*bad.to.unwrap().tag, "[1]");
         assert!(bad.message.contains("timeout"));
         for (line, word) in [
             (r#"{"op":"run"}"#, "text"),
