@@ -53,7 +53,8 @@ pub fn run(call: &mut Call) -> Result<i32> {
     if call.flag("foreground") {
         return foreground(call, request);
     }
-    match client::leader(&call.folders) {
+    let leader = client::leader(&call.folders);
+    match leader {
         // A supervisor without agents is one whose starter died before it could ask for them.
         Some(leader) => refuse_second_pool(call, leader.pid)?,
         None => launch(&call.folders, &supervisor_options(call))?,
@@ -68,9 +69,20 @@ pub fn run(call: &mut Call) -> Result<i32> {
             supervisor.map(|s| s.wait_for_end(-1));
             return Err(e);
         }
+        // Nobody led: so it is the pool of a start whose supervisor died before it answered, and was taken up by this one.
+        Err(e) if e.code == Code::AlreadyRunning && leader.is_none() => {
+            let agents = rows(&client.ask("status", |_| {})?).len();
+            client.ask("scale", |o| {
+                o.num("n", agents);
+            })?
+        }
         other => other?,
     };
     pool::settled(call, &answer)
+}
+
+fn rows(status: &Answer) -> Vec<serde_json::Value> {
+    serde_json::from_str(status.flat().raw("agents").unwrap_or("[]")).unwrap_or_default()
 }
 
 /// What is the supervisor's own business, and not its agents'.
@@ -93,8 +105,7 @@ fn stand_by(call: &mut Call) -> Result<i32> {
 
 fn refuse_second_pool(call: &Call, pid: i32) -> Result<()> {
     let answer = call.connect()?.ask("status", |_| {})?;
-    let rows: Vec<serde_json::Value> =
-        serde_json::from_str(answer.flat().raw("agents").unwrap_or("[]")).unwrap_or_default();
+    let rows = rows(&answer);
     if rows.is_empty() && answer.str("state").as_deref() == Some("running") {
         return Ok(());
     }

@@ -229,12 +229,6 @@ fn held(state: &State, agent: AgentId, task: TaskId) -> Decision {
 fn pool_start(state: &State, start: PoolStart, out: &mut Vec<Event>) -> Decision {
     running(state)?;
     if !state.agents.is_empty() && state.unclaimed.is_none() {
-        // Asked again by somebody who was not answered, because a supervisor died in between.
-        let there = state.agents.len() as u32;
-        if state.spec.runs_the_same_as(&start.spec) && start.count.is_none_or(|count| count == there) {
-            out.extend(start.to.map(|to| Event::AwaitedReady { to }));
-            return Ok(());
-        }
         return refuse(
             Code::AlreadyRunning,
             "this hive has a pool already: see `hivectl pool status`, or `pool scale N`",
