@@ -75,6 +75,16 @@ pub const STDERR_TAIL_MAX: usize = 1024;
 
 /// One segment of the event log.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Room in the log that is kept free for what must always be recorded: deaths, stops, the next leader.
+pub const LOG_RESERVE: u64 = 64 * 1024;
+/// And for each task that an agent may hold: how it ends, with its result.
+pub const LOG_RESERVE_TASK: u64 = 4 * 1024;
+/// What one request may add.
+pub const LOG_RESERVE_REQUEST: u64 = 8 * 1024;
+/// Room is taken in pieces of this size, or smaller ones where the disk is nearly full.
+pub const LOG_PIECE: u64 = 64 * 1024;
+/// With a full disk and tasks that wait: how often it is looked whether there is room again.
+pub const DISK_FULL_LOOK: Duration = Duration::from_secs(1);
 /// The log is synced at most this long after it was written.
 pub const SYNC_WITHIN: Duration = Duration::from_millis(100);
 /// The supervisor's own log, before it starts over.
@@ -85,4 +95,6 @@ const _: () = assert!(TEXT_INLINE_MAX + NOTE_MAX < LINE_MAX, "a TASK line fits")
 const _: () = assert!(RESULT_INLINE_MAX + NOTE_MAX < LINE_MAX, "a DONE line fits");
 const _: () = assert!(NAME_MAX + TAG_MAX < LINE_MAX);
 const _: () = assert!(READ_MAX * 2 <= TURN_BYTES_MAX, "one pipe cannot fill a turn");
+const _: () = assert!(LOG_RESERVE_TASK as usize > RESULT_INLINE_MAX + 2 * NOTE_MAX, "an end fits its reserve");
+const _: () = assert!(LOG_RESERVE_REQUEST as usize > 2 * LINE_MAX - TAG_MAX, "a request fits its reserve");
 const _: () = assert!(CLIENT_QUEUE_MAX > TASKS_PAGE_BYTES * 2, "a page fits a client's queue");

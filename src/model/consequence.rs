@@ -16,7 +16,7 @@ pub fn expired(state: &State, now: Now) -> Option<Event> {
     })
 }
 
-/// What follows from the state by itself: tasks for agents with room, and the next step of whatever is under way.
+/// What follows from the state by itself: the next step of whatever is under way.
 /// Asked again after each event until there is nothing more.
 pub fn consequence(state: &State) -> Option<Event> {
     match &state.course {
@@ -31,18 +31,17 @@ pub fn consequence(state: &State) -> Option<Event> {
         }
         Course::Stopped => return None,
     }
-    state
-        .retiring
-        .iter()
-        .map(|id| &state.agents[id])
-        .find_map(retire)
-        .or_else(|| roll(state))
-        .or_else(|| assignment(state))
+    state.retiring.iter().map(|id| &state.agents[id]).find_map(retire).or_else(|| roll(state))
 }
 
 /// The next tasks for the least laden agent that has room and a task to suit it: its fair share of what waits.
-fn assignment(state: &State) -> Option<Event> {
-    if state.queue.is_empty() || state.room.is_empty() {
+/// It begins something: whoever asks must have room to record how that ends.
+pub fn assignment(state: &State) -> Option<Event> {
+    let takes = match state.course {
+        Course::Running | Course::Stopping { mode: StopMode::Drain, .. } => true,
+        Course::Stopping { .. } | Course::Stopped => false,
+    };
+    if !takes || state.queue.is_empty() || state.room.is_empty() {
         return None;
     }
     let share = state.queue.len().div_ceil(state.room.len());

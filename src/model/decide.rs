@@ -390,6 +390,7 @@ fn exited(state: &State, agent: AgentId, id: TaskId, how: Exited, out: &mut Vec<
     let task = &state.tasks[id];
     let Exited { exit, signal, by_host, failure, result, unterminated, bytes, log } = how;
     let succeeded = exit == Some(0);
+    let hives_fault = failure.is_some() || (exit.is_none() && signal.is_none());
     let (verdict, reason, timed_out) = match (by_host, task.ending()) {
         (true, Some(Ending::Cancel)) => (Verdict::Cancelled, Some(WHILE_IT_RAN.into()), false),
         (true, Some(Ending::Timeout)) => (Verdict::Failed, Some(out_of_time(task)), true),
@@ -407,7 +408,7 @@ fn exited(state: &State, agent: AgentId, id: TaskId, how: Exited, out: &mut Vec<
         exit,
         signal,
         timed_out,
-        by_hive: verdict == Verdict::Failed && exit.is_none() && signal.is_none(),
+        by_hive: verdict == Verdict::Failed && hives_fault && !timed_out,
         log,
         ..Ended::new(verdict)
     };

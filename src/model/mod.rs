@@ -20,7 +20,7 @@ mod tasks;
 
 pub use agent::{Agent, HostId, Kind, Phase, Retire, Spec};
 pub use apply::replay;
-pub use consequence::{consequence, expired};
+pub use consequence::{assignment, consequence, expired};
 pub use decide::{Exited, Input, PoolStart, Refusal, Submit, WaitFor, decide, unknown_task};
 pub use effect::{Body, Effect};
 pub use event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};

@@ -49,6 +49,10 @@ struct World {
     pending: Vec<Input>,
 }
 
+fn next(state: &State) -> Option<Event> {
+    consequence(state).or_else(|| assignment(state))
+}
+
 fn to(world: &mut World) -> ReplyTo {
     world.asked += 1;
     ReplyTo { name: "sim".into(), tag: world.asked.to_string().as_str().into(), watches: false }
@@ -82,7 +86,7 @@ impl World {
     }
 
     fn settle(&mut self) {
-        while let Some(event) = expired(&self.state, self.now).or_else(|| consequence(&self.state)) {
+        while let Some(event) = expired(&self.state, self.now).or_else(|| next(&self.state)) {
             self.commit(event);
         }
         self.check();

@@ -11,14 +11,19 @@ use std::sync::Arc;
 use nix::libc;
 
 use crate::error::{Code, Error, Result};
-use crate::limits::{LINE_MAX, SEGMENT_BYTES};
+use crate::limits::{LINE_MAX, LOG_PIECE, SEGMENT_BYTES};
 use crate::model::{Event, Seq, Term};
 use crate::record::{self, Fault, Stamp};
+use crate::sys;
 
 pub struct Log {
     folder: PathBuf,
     file: Arc<File>,
     len: u64,
+    /// Up to here the file has room on the disk.
+    reserved: u64,
+    /// When the next segment is begun.
+    full_at: u64,
     pub last: Seq,
     pub term: Term,
 }
@@ -59,13 +64,14 @@ impl Log {
         let file = open_append(&path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e))?;
         let len = file.metadata().map_err(|e| Error::os(format!("cannot look at {}", path.display()), e))?.len();
         sync_folder(folder);
-        let log = Log { folder: folder.to_owned(), file: Arc::new(file), len, last, term };
+        let (file, full_at) = (Arc::new(file), SEGMENT_BYTES);
+        let log = Log { folder: folder.to_owned(), file, len, reserved: len, full_at, last, term };
         Ok(Opened { log, cut })
     }
 
     /// Appends whole records, up to `last`. On an error nothing of them stays.
     pub fn append(&mut self, records: &[u8], last: Seq) -> io::Result<()> {
-        if self.len >= SEGMENT_BYTES {
+        if self.len >= self.full_at {
             self.next_segment()?;
         }
         if let Err(e) = (&*self.file).write_all(records) {
@@ -82,11 +88,36 @@ impl Log {
         &self.file
     }
 
+    /// Room for that many bytes more, without making the file longer. `false`: the disk is full.
+    pub fn reserve(&mut self, bytes: u64) -> bool {
+        match reserve(&self.file, self.reserved, self.len + bytes) {
+            Ok(reserved) => self.reserved = reserved,
+            Err(_) => return false,
+        }
+        true
+    }
+
+    /// How many bytes can be appended for certain.
+    pub fn room(&self) -> u64 {
+        self.reserved.saturating_sub(self.len)
+    }
+
+    /// Nothing more is appended.
+    pub fn give_back(&self) {
+        let _ = self.file.set_len(self.len);
+    }
+
+    /// Begins the next segment, with as much room as this one has left. Where there is none, this one grows on.
     fn next_segment(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         let path = self.folder.join(segment_name(Seq(self.last.0 + 1)));
-        self.file = Arc::new(open_append(&path)?);
-        self.len = 0;
+        let file = open_append(&path)?;
+        let Ok(reserved) = reserve(&file, 0, self.room()) else {
+            self.full_at = self.len + LOG_PIECE;
+            return fs::remove_file(path);
+        };
+        self.give_back();
+        (self.file, self.len, self.reserved, self.full_at) = (Arc::new(file), 0, reserved, SEGMENT_BYTES);
         sync_folder(&self.folder);
         Ok(())
     }
@@ -102,6 +133,19 @@ pub fn is_stopped(folder: &Path) -> io::Result<bool> {
     let lines = end[..len].strip_suffix(b"\n").unwrap_or(&end[..len]);
     let last = lines.rsplit(|b| *b == b'\n').next().unwrap_or_default();
     Ok(matches!(record::decode(last), Ok((_, Event::Stopped))))
+}
+
+/// Has the disk set room aside from `have` to `want`; returns how far there is some. A file system that cannot do this is
+/// taken at its word: its writes will say when it is full.
+fn reserve(file: &File, have: u64, want: u64) -> io::Result<u64> {
+    if want <= have {
+        return Ok(have);
+    }
+    match sys::reserve(file, have, want - have) {
+        Ok(()) => Ok(want),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(u64::MAX),
+        Err(e) => Err(e),
+    }
 }
 
 fn open_append(path: &Path) -> io::Result<File> {

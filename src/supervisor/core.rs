@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+use super::room::Room;
 use crate::error::{Error, Result};
 use crate::model::{
-    AgentId, Effect, Event, Input, Lead, Now, Refusal, ReplyTo, Seq, State, Tag, Term, consequence, decide, expired,
+    AgentId, Effect, Event, Input, Lead, Now, Refusal, ReplyTo, Seq, State, Tag, Term, assignment, consequence, decide,
+    expired,
 };
 use crate::record::{self, Moment};
 use crate::store::{Folders, Log, log};
@@ -16,6 +18,7 @@ use crate::sys::process;
 pub struct Core {
     pub state: State,
     pub log: Log,
+    pub room: Room,
     pub now: Now,
     /// What the turn's events make necessary, to be performed once they are recorded.
     pub effects: Vec<Effect>,
@@ -72,6 +75,7 @@ impl Core {
         let core = Core {
             state,
             log,
+            room: Room::new(),
             now,
             next,
             effects,
@@ -116,6 +120,12 @@ impl Core {
         while let Some(event) = consequence(&self.state) {
             self.commit(event);
         }
+        while let Some(event) = assignment(&self.state).filter(|_| self.may_begin()) {
+            self.commit(event);
+            while let Some(event) = consequence(&self.state) {
+                self.commit(event);
+            }
+        }
     }
 
     fn commit(&mut self, event: Event) {
@@ -128,6 +138,10 @@ impl Core {
     /// The first sequence number of this turn's events, if it has any.
     pub fn unrecorded_from(&self) -> Option<Seq> {
         (!self.records.is_empty()).then_some(Seq(self.log.last.0 + 1))
+    }
+
+    pub fn unwritten(&self) -> usize {
+        self.records.len()
     }
 
     /// Everything up to here is in the log.

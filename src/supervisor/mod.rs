@@ -11,6 +11,7 @@ mod live;
 mod perform;
 mod recover;
 mod requests;
+mod room;
 
 use std::collections::VecDeque;
 use std::io;
@@ -242,7 +243,13 @@ impl Supervisor {
     }
 
     fn until_next_deadline(&self) -> Option<Duration> {
-        let due = [self.hive.core.state.next_deadline(), self.hive.clients.next_deadline(), self.live.mend_at];
+        let core = &self.hive.core;
+        let due = [
+            core.state.next_deadline(),
+            core.next_look_for_room(),
+            self.hive.clients.next_deadline(),
+            self.live.mend_at,
+        ];
         let due = due.into_iter().flatten().min()?;
         // Rounded up to the poll's milliseconds, or it would wake just before the deadline and spin.
         Some(Duration::from_micros((due - clock::monotonic_micros()).max(0) as u64))
@@ -277,6 +284,7 @@ impl Supervisor {
     /// The end of a stopped hive: nothing of it stays but the log.
     fn leave(&mut self) -> Result<()> {
         self.syncer.finish();
+        self.hive.core.log.give_back();
         self.hive.clients.release(self.syncer.synced());
         self.hive.clients.flush(&self.poll, self.hive.core.now.mono);
         let live = &self.settings.folders.live;

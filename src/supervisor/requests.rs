@@ -84,6 +84,7 @@ impl Hive {
     }
 
     fn serve(&mut self, op: Op, to: Option<ReplyTo>) -> Result<()> {
+        self.core.room_for(op.cost())?;
         let input = match op {
             Op::Submit { text, options, waits, agent } => self.submission(text, options, waits, agent, to)?,
             Op::Cancel(task) => {

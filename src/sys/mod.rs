@@ -64,6 +64,12 @@ pub fn wait_readable(fds: &[std::os::fd::BorrowedFd], timeout_ms: i32) -> io::Re
     }
 }
 
+/// Sets room aside on the disk for part of a file, whose length stays as it is.
+pub fn reserve(file: &impl AsFd, from: u64, bytes: u64) -> io::Result<()> {
+    use nix::fcntl::{FallocateFlags, fallocate};
+    Ok(fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from as i64, bytes as i64)?)
+}
+
 /// A larger pipe, for one that carries a lot. Where the user's share of pipe memory is used up, it stays as it is.
 pub fn widen(pipe: &impl AsFd) {
     let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(1 << 20));

@@ -55,6 +55,28 @@ pub struct Malformed {
     pub message: String,
 }
 
+/// What a request costs the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cost {
+    /// It begins something that goes on.
+    Work,
+    /// It is remembered until it is answered.
+    Wait,
+    /// Nothing, or what is set aside for it: to look, to cancel and to stop is always possible.
+    Free,
+}
+
+impl Op {
+    pub fn cost(&self) -> Cost {
+        match self {
+            Op::Submit { .. } | Op::PoolStart(_) | Op::Scale(_) | Op::Restart { .. } | Op::More(_) => Cost::Work,
+            Op::Wait(_) | Op::WaitAll | Op::WaitRoom => Cost::Wait,
+            Op::Cancel(_) | Op::CancelRun(_) | Op::Stop(_) => Cost::Free,
+            Op::Task(_) | Op::Result(_) | Op::Tasks { .. } | Op::Status => Cost::Free,
+        }
+    }
+}
+
 const OPS: &str =
     "submit, run, cancel, wait, wait-all, wait-room, task, result, tasks, status, pool-start, scale, restart, stop";
 

@@ -112,6 +112,8 @@ impl Agents {
             Said::Done { task, text } => Input::Done { agent: id, task: TaskId(task), result: text.map(Arc::from) },
             Said::Exited { task, how } => Input::Exited { agent: id, task: TaskId(task), how },
             Said::Fail { task, reason } => Input::Failed { agent: id, task: TaskId(task), reason: reason.into() },
+            // With a full disk there is room for what must be kept, and no more.
+            Said::Progress { .. } | Said::Usage { .. } if !core.is_roomy() => return true,
             Said::Progress { task, percent, text } => {
                 Input::Progress { agent: id, task: TaskId(task), percent, text: text.into() }
             }
