@@ -73,6 +73,19 @@ pub const AGENT_LOG_MAX: u64 = 1024 * 1024;
 /// The end of a dead workload's stderr that is shown with its death.
 pub const STDERR_TAIL_MAX: usize = 1024;
 
+/// Content up to this is read, hashed and written in one piece; beyond it, in chunks, of which so many are under way.
+pub const CONTEXT_AT_ONCE: usize = 512 * 1024;
+pub const CONTEXT_CHUNK: usize = 256 * 1024;
+pub const CONTEXT_CHUNKS: usize = 4;
+/// Content that no log refers to is kept for so long after it was stored or relied upon, unless `context gc` is told otherwise.
+pub const CONTEXT_GRACE: Duration = Duration::from_secs(3600);
+/// Files of unfinished writers are kept for at least so long.
+pub const CONTEXT_DRAFT_GRACE: Duration = Duration::from_secs(60);
+/// Each of two contents that are compared.
+pub const DIFF_MAX: u64 = 64 * 1024 * 1024;
+/// Text in the JSON of `context get`.
+pub const CONTEXT_TEXT_MAX: u64 = 1024 * 1024;
+
 /// One segment of the event log.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// The log is synced at most this long after it was written.
