@@ -75,8 +75,8 @@ pub const STDERR_TAIL_MAX: usize = 1024;
 
 /// Content up to this is read, hashed and written in one piece; beyond it, in chunks, of which so many are under way.
 pub const CONTEXT_AT_ONCE: usize = 512 * 1024;
-pub const CONTEXT_CHUNK: usize = 256 * 1024;
-pub const CONTEXT_CHUNKS: usize = 4;
+pub const CONTEXT_CHUNK: usize = 512 * 1024;
+pub const CONTEXT_CHUNKS: usize = 3;
 /// Content that no log refers to is kept for so long after it was stored or relied upon, unless `context gc` is told otherwise.
 pub const CONTEXT_GRACE: Duration = Duration::from_secs(3600);
 /// Files of unfinished writers are kept for at least so long.

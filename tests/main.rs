@@ -9,6 +9,7 @@ mod cases {
     mod badinput;
     mod cancel;
     mod containment;
+    mod context;
     mod failpoints;
     mod hosts;
     mod kits;

@@ -81,7 +81,7 @@ impl Context {
     /// The content, if it is what its name says: an error of kind `InvalidData` where it is not.
     pub fn verified(&self, digest: &str) -> io::Result<Verified> {
         let mut file = self.open(digest)?;
-        let mut bytes = Vec::with_capacity(CONTEXT_AT_ONCE);
+        let mut bytes = Vec::with_capacity(64 * 1024);
         (&file).take(CONTEXT_AT_ONCE as u64).read_to_end(&mut bytes)?;
         let whole = bytes.len() < CONTEXT_AT_ONCE;
         let mut hash = Sha256::new_with_prefix(&bytes);
@@ -132,7 +132,7 @@ impl Context {
 
     /// Stores what comes, of any size, in constant memory.
     pub fn put_from(&self, from: &mut impl Read) -> io::Result<Stored> {
-        let mut first = Vec::with_capacity(CONTEXT_AT_ONCE);
+        let mut first = Vec::with_capacity(64 * 1024);
         from.by_ref().take(CONTEXT_AT_ONCE as u64).read_to_end(&mut first)?;
         if first.len() < CONTEXT_AT_ONCE { self.put_small(&first) } else { self.put_large(&mut first.chain(from)) }
     }
