@@ -8,7 +8,6 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
 
 use nix::fcntl::AT_FDCWD;
 use nix::libc;
@@ -18,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::folders::private;
 use crate::error::{Code, Error};
-use crate::limits::{CONTEXT_AT_ONCE, CONTEXT_CHUNK, CONTEXT_CHUNKS};
+use crate::limits::{CONTEXT_AT_ONCE, CONTEXT_CHUNK};
 
 /// The store of contents in one folder, shared by all hives of a user. Making one costs nothing: the folder is made by
 /// the first that stores something.
@@ -81,9 +80,10 @@ impl Context {
     /// The content, if it is what its name says: an error of kind `InvalidData` where it is not.
     pub fn verified(&self, digest: &str) -> io::Result<Verified> {
         let mut file = self.open(digest)?;
-        let mut bytes = Vec::with_capacity(64 * 1024);
-        (&file).take(CONTEXT_AT_ONCE as u64).read_to_end(&mut bytes)?;
-        let whole = bytes.len() < CONTEXT_AT_ONCE;
+        let mut bytes = vec![0; CONTEXT_AT_ONCE];
+        let n = read_full(&mut file, &mut bytes)?;
+        bytes.truncate(n);
+        let whole = n < CONTEXT_AT_ONCE;
         let mut hash = Sha256::new_with_prefix(&bytes);
         if !whole {
             bytes.resize(CONTEXT_CHUNK, 0);
@@ -126,34 +126,35 @@ impl Context {
 
     /// Stores bytes that are at hand. Nothing is written where they are stored already.
     pub fn put(&self, bytes: &[u8]) -> io::Result<String> {
-        let stored = if bytes.len() < CONTEXT_AT_ONCE { self.put_small(bytes) } else { self.put_large(&mut &*bytes) };
-        stored.map(|stored| stored.digest)
+        self.put_whole(bytes).map(|stored| stored.digest)
     }
 
     /// Stores what comes, of any size, in constant memory.
     pub fn put_from(&self, from: &mut impl Read) -> io::Result<Stored> {
-        let mut first = Vec::with_capacity(64 * 1024);
-        from.by_ref().take(CONTEXT_AT_ONCE as u64).read_to_end(&mut first)?;
-        if first.len() < CONTEXT_AT_ONCE { self.put_small(&first) } else { self.put_large(&mut first.chain(from)) }
+        let mut chunk = vec![0; CONTEXT_AT_ONCE];
+        let mut n = read_full(from, &mut chunk)?;
+        if n < CONTEXT_AT_ONCE {
+            return self.put_whole(&chunk[..n]);
+        }
+        let mut writer = self.writer()?;
+        chunk.resize(CONTEXT_CHUNK, 0);
+        while n > 0 {
+            writer.write_all(&chunk[..n])?;
+            n = read_some(from, &mut chunk)?;
+        }
+        writer.store()
     }
 
-    /// Looks first: what is there need not be written.
-    fn put_small(&self, bytes: &[u8]) -> io::Result<Stored> {
+    fn put_whole(&self, bytes: &[u8]) -> io::Result<Stored> {
         let digest = hex(&Sha256::digest(bytes));
-        if self.rely_on(&digest, bytes.len() as u64)? {
-            return Ok(Stored { digest, bytes: bytes.len() as u64, new: false });
+        let len = bytes.len() as u64;
+        if self.rely_on(&digest, len)? {
+            return Ok(Stored { digest, bytes: len, new: false });
         }
         let mut draft = self.draft()?;
         draft.file.write_all(bytes)?;
         self.keep(&mut draft, &digest)?;
-        Ok(Stored { digest, bytes: bytes.len() as u64, new: true })
-    }
-
-    /// Writes before the digest is known, so that hashing and writing go on side by side.
-    fn put_large(&self, from: &mut impl Read) -> io::Result<Stored> {
-        let mut draft = self.draft()?;
-        let (digest, bytes) = copy_and_hash(from, &mut draft.file)?;
-        self.finish(&mut draft, digest, bytes)
+        Ok(Stored { digest, bytes: len, new: true })
     }
 
     /// Content that is stored as it comes; its digest is known at the end.
@@ -204,14 +205,6 @@ impl Context {
         let base = self.folder.parent().unwrap_or(&self.folder);
         fs::create_dir_all(base.parent().unwrap_or(base))?;
         [base, &self.folder, &self.tmp()].into_iter().try_for_each(|dir| private(dir).map_err(io::Error::other))
-    }
-
-    fn finish(&self, draft: &mut Draft, digest: String, bytes: u64) -> io::Result<Stored> {
-        let new = !self.rely_on(&digest, bytes)?;
-        if new {
-            self.keep(draft, &digest)?;
-        }
-        Ok(Stored { digest, bytes, new })
     }
 
     /// Gives a draft its name. Where the name is taken meanwhile, the same content takes its place.
@@ -265,9 +258,17 @@ pub struct Writer {
 
 impl Writer {
     /// Makes it content: returns its digest and length.
-    pub fn finish(mut self) -> io::Result<(String, u64)> {
-        let stored = self.context.finish(&mut self.draft, hex(&self.hash.finalize()), self.len)?;
-        Ok((stored.digest, stored.bytes))
+    pub fn finish(self) -> io::Result<(String, u64)> {
+        self.store().map(|stored| (stored.digest, stored.bytes))
+    }
+
+    fn store(mut self) -> io::Result<Stored> {
+        let (digest, bytes) = (hex(&self.hash.finalize()), self.len);
+        let new = !self.context.rely_on(&digest, bytes)?;
+        if new {
+            self.context.keep(&mut self.draft, &digest)?;
+        }
+        Ok(Stored { digest, bytes, new })
     }
 }
 
@@ -284,47 +285,13 @@ impl Write for Writer {
     }
 }
 
-/// Copies all of `from`, while a second thread hashes what was copied: its digest and length.
-/// What is hashed are the bytes that were written, whatever becomes of the source.
-fn copy_and_hash(from: &mut impl Read, to: &mut File) -> io::Result<(String, u64)> {
-    let (written, to_hash) = mpsc::channel::<(Vec<u8>, usize)>();
-    let (hashed, free) = mpsc::channel();
-    for _ in 0..CONTEXT_CHUNKS {
-        let _ = hashed.send(vec![0; CONTEXT_CHUNK]);
+/// Reads until `into` is full or nothing is left.
+fn read_full(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let n @ 1.. = read_some(from, &mut into[filled..])? {
+        filled += n;
     }
-    std::thread::scope(|scope| {
-        let hasher = std::thread::Builder::new().spawn_scoped(scope, move || {
-            let mut hash = Sha256::new();
-            for (chunk, len) in to_hash {
-                hash.update(&chunk[..len]);
-                let _ = hashed.send(chunk);
-            }
-            hex(&hash.finalize())
-        })?;
-        let bytes = copy_chunks(from, to, &free, written)?;
-        let digest = hasher.join().map_err(|_| io::Error::other("the hashing thread ended"))?;
-        Ok((digest, bytes))
-    })
-}
-
-/// Ends the channel when it returns, and so the thread that hashes.
-fn copy_chunks(
-    from: &mut impl Read,
-    to: &mut File,
-    free: &mpsc::Receiver<Vec<u8>>,
-    written: mpsc::Sender<(Vec<u8>, usize)>,
-) -> io::Result<u64> {
-    let mut bytes = 0;
-    while let Ok(mut chunk) = free.recv() {
-        let n = read_some(from, &mut chunk)?;
-        if n == 0 {
-            break;
-        }
-        to.write_all(&chunk[..n])?;
-        bytes += n as u64;
-        let _ = written.send((chunk, n));
-    }
-    Ok(bytes)
+    Ok(filled)
 }
 
 /// Reads once; an interrupted call is made again.
