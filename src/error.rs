@@ -15,6 +15,8 @@ pub enum Code {
     Forgotten,
     NoSuchLabel,
     NoSuchContent,
+    /// Content that is not what its name says.
+    Damaged,
     TimedOut,
     AlreadyRunning,
     Limit,
@@ -35,6 +37,7 @@ const TABLE: &[(Code, &str, i32)] = &[
     (Code::Forgotten, "forgotten", 4),
     (Code::NoSuchLabel, "no-such-label", 4),
     (Code::NoSuchContent, "no-such-content", 4),
+    (Code::Damaged, "damaged", 1),
     (Code::TimedOut, "timed-out", 5),
     (Code::AlreadyRunning, "already-running", 6),
     (Code::Limit, "limit", 6),

@@ -73,6 +73,20 @@ pub const AGENT_LOG_MAX: u64 = 1024 * 1024;
 /// The end of a dead workload's stderr that is shown with its death.
 pub const STDERR_TAIL_MAX: usize = 1024;
 
+/// Content below this is read whole, then hashed; written only where it is not there already.
+pub const CONTEXT_AT_ONCE: usize = 64 * 1024;
+/// Larger content is read, hashed and written in pieces of this size: so large that calls cost little, so small that a
+/// processor's cache holds it from one to the next.
+pub const CONTEXT_CHUNK: usize = 256 * 1024;
+/// Content that no log refers to is kept for so long after it was stored or relied upon, unless `context gc` is told otherwise.
+pub const CONTEXT_GRACE: Duration = Duration::from_secs(3600);
+/// Files of unfinished writers are kept for at least so long.
+pub const CONTEXT_DRAFT_GRACE: Duration = Duration::from_secs(60);
+/// Each of two contents that are compared.
+pub const DIFF_MAX: u64 = 64 * 1024 * 1024;
+/// Text in the JSON of `context get`.
+pub const CONTEXT_TEXT_MAX: u64 = 1024 * 1024;
+
 /// One segment of the event log.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Room in the log that is kept free for what must always be recorded: deaths, stops, the next leader.

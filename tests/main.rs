@@ -9,6 +9,7 @@ mod cases {
     mod badinput;
     mod cancel;
     mod containment;
+    mod context;
     mod diskfull;
     mod failpoints;
     mod hosts;

@@ -45,6 +45,11 @@ impl Hive {
         Ok(Hive { kept, shared })
     }
 
+    /// Where it keeps what outlives it (HIVE_DIR).
+    pub fn folder(&self) -> &Path {
+        &self.kept
+    }
+
     /// A running pool: `pool start` with these arguments has said that every agent is ready.
     pub fn start(arguments: &[&str]) -> Result<Hive> {
         let hive = Hive::fresh()?;

@@ -1,6 +1,7 @@
 //! The command line: what was typed, turned into what it means here. Each verb is one row of `VERBS`.
 //! Invariant: results go to stdout, everything else to stderr; a closed stdout ends a verb quietly.
 
+mod context;
 mod events;
 mod launch;
 mod logs;
@@ -72,6 +73,7 @@ const VERBS: &[Verb] = &[
     Verb { name: "task", command: task::task_command, run: task::task },
     Verb { name: "cancel", command: task::cancel_command, run: task::cancel },
     Verb { name: "logs", command: logs::command, run: logs::run },
+    Verb { name: "context", command: context::command, run: context::run },
     Verb { name: "events", command: events::command, run: events::run },
     Verb { name: "paths", command: paths_command, run: paths },
 ];

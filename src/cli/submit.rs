@@ -129,7 +129,7 @@ pub fn text(call: &Call) -> Result<String> {
             Ok(text) if fits_inline(text, limits::TEXT_INLINE_MAX) && crate::wire::reference(text).is_none() => {
                 Ok(text.to_owned())
             }
-            _ => Ok(format!("REF:{}", context.put_from(&mut bytes.as_slice().chain(stdin)).map_err(failed)?.0)),
+            _ => Ok(format!("REF:{}", context.put_from(&mut bytes.as_slice().chain(stdin)).map_err(failed)?.digest)),
         };
     }
     let text = words.iter().map(|w| w.as_str()).collect::<Vec<_>>().join(" ");

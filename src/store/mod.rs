@@ -2,13 +2,16 @@
 //! Invariant: everything lies in folders of this user alone (0700), and nothing is reached through a symbolic link.
 
 pub mod context;
+pub mod diff;
 pub mod folders;
 pub mod intake;
 pub mod log;
 pub mod marks;
 pub mod output;
+pub mod references;
 pub mod surroundings;
 pub mod sync;
+pub mod upkeep;
 
 pub use context::Context;
 pub use folders::Folders;

@@ -144,7 +144,11 @@ impl Hive {
         agent: Option<Arc<str>>,
         to: Option<ReplyTo>,
     ) -> Result<Input> {
-        let text = if fits_inline(&text, limits::TEXT_INLINE_MAX) || reference(&text).is_some() {
+        let text = if let Some(digest) = reference(&text) {
+            // Named now, and only soon in the log: no clearing shall take it in between.
+            self.context.renew(digest);
+            text
+        } else if fits_inline(&text, limits::TEXT_INLINE_MAX) {
             text
         } else {
             let stored = self.context.put(text.as_bytes());

@@ -50,6 +50,19 @@ pub fn write(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
+/// Whether anybody has this file, opened here for reading, open for writing: the kernel grants no read lease then. It knows,
+/// whatever pid namespace they are in; where the file system grants none at all, somebody may have.
+pub fn is_written_to(file: &std::fs::File) -> bool {
+    use std::os::fd::AsRawFd;
+    let lease = |kind: i32| {
+        // SAFETY: takes no pointer; the descriptor is borrowed from `file`.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }
+    };
+    let refused = lease(libc::F_RDLCK) != 0;
+    lease(libc::F_UNLCK);
+    refused
+}
+
 /// Waits until one of `fds` can be read or `timeout_ms` (-1: for ever) has passed; says which can.
 pub fn wait_readable(fds: &[std::os::fd::BorrowedFd], timeout_ms: i32) -> io::Result<Vec<bool>> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

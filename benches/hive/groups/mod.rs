@@ -1,6 +1,7 @@
 //! Owns the list of groups; each is a file that says what is compared with what, and what a good figure is.
 
 mod command;
+mod context;
 mod dispatch;
 mod idle;
 mod oneshot;
@@ -10,5 +11,5 @@ mod throughput;
 use crate::runner::Group;
 
 /// In the order in which they are run.
-pub const ALL: [Group; 6] =
-    [dispatch::GROUP, throughput::GROUP, oneshot::GROUP, command::GROUP, pool::GROUP, idle::GROUP];
+pub const ALL: [Group; 7] =
+    [dispatch::GROUP, throughput::GROUP, oneshot::GROUP, command::GROUP, context::GROUP, pool::GROUP, idle::GROUP];
