@@ -14,7 +14,7 @@ use crate::limits;
 use crate::model::{Exited, Kind, Loss};
 use crate::store::BoundedLog;
 use crate::store::surroundings::Surroundings;
-use crate::sys::process::{self, Ending, Place, Plan, cstring};
+use crate::sys::process::{self, Bounds, Ending, Place, Plan, cstring};
 use crate::sys::{self, clock, fifo};
 use crate::wire::host::News;
 use crate::wire::{agent, reference};
@@ -149,6 +149,7 @@ impl Host {
             folder: Some(&surroundings.folder),
             fds: &[stdin.as_raw_fd(), out_write.as_raw_fd(), err_write.as_raw_fd()],
             place: Place::Session,
+            bounds: Bounds::default(),
         };
         let pid = process::start(&plan).map_err(|e| {
             let folder = &surroundings.folder;

@@ -10,6 +10,7 @@ pub mod notify;
 pub mod process;
 pub mod shm;
 pub mod signal;
+pub mod start;
 pub mod tree;
 
 use std::io;

@@ -22,7 +22,7 @@ use crate::model::{AgentId, Generation, HostId, Input, Loss, Seq, State, StopMod
 use crate::outbox::{Outbox, Unit};
 use crate::store::marks::Delivery;
 use crate::store::{BoundedLog, Folders, Marks};
-use crate::sys::process::{self, Pid, Place, Plan, Process};
+use crate::sys::process::{self, Bounds, Pid, Place, Plan, Process};
 use crate::sys::{failpoint, fifo, tree};
 use crate::wire::host::Command;
 
@@ -216,6 +216,7 @@ impl Agents {
             folder: None,
             fds: &fds,
             place: Place::Group(self.group),
+            bounds: Bounds::default(),
         };
         if self.group != 0 {
             match process::start(&plan) {
