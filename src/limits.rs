@@ -48,6 +48,16 @@ pub const DEATHS_MAX: usize = 5;
 pub const DEATHS_WINDOW: Duration = Duration::from_secs(60);
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The least that an agent's workload may be held to: below this not even a shell starts.
+pub const MEMORY_LEAST: u64 = 1024 * 1024;
+pub const NOFILE_LEAST: u64 = 16;
+pub const NPROC_LEAST: u64 = 1;
+/// The nicest that the kernel knows.
+pub const NICE_MAX: u64 = 19;
+/// Where the kernel does not bound memory or processes, a host looks: at least and at most so often.
+pub const LOOK_SOONEST: Duration = Duration::from_millis(10);
+pub const LOOK_LATEST: Duration = Duration::from_secs(1);
+
 /// Agents that a task may kill before it fails for good, unless it says otherwise.
 pub const RETRIES_DEFAULT: u32 = 2;
 pub const RETRIES_MAX: u32 = 1000;

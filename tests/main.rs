@@ -14,6 +14,7 @@ mod cases {
     mod failpoints;
     mod hosts;
     mod kits;
+    mod limits;
     mod lines;
     mod logs;
     mod oneshot;

@@ -15,7 +15,7 @@ use crate::store::Folders;
 use crate::store::surroundings::Surroundings;
 use crate::supervisor::{self, Settings};
 use crate::sys::notify::Watcher;
-use crate::sys::process::{self, Pid, Place, Plan, Process, cstring};
+use crate::sys::process::{self, Bounds, Pid, Place, Plan, Process, cstring};
 use crate::sys::{self, clock};
 use nix::sys::signal::Signal;
 
@@ -106,6 +106,7 @@ pub fn launch(folders: &Folders, options: &[String]) -> Result<()> {
         folder: Some(Path::new("/")),
         fds: &[nothing.as_raw_fd(), write.as_raw_fd(), log.as_raw_fd()],
         place: Place::Session,
+        bounds: Bounds::default(),
     };
     process::start(&plan).map_err(cannot)?;
     drop(write);

@@ -35,6 +35,11 @@ pub fn command() -> Command {
                 .allow_hyphen_values(true)
                 .value_parser(super::submit::seconds),
         )
+        .arg(option("memory", "SIZE", "Most memory of an agent's tree, such as 512M or 2G").value_parser(size))
+        .arg(option("cpu-time", "SECONDS", "Most processor time of each of its processes").value_parser(value_parser!(u64)))
+        .arg(option("nproc", "N", "Most processes of an agent's tree").value_parser(value_parser!(u64)))
+        .arg(option("nofile", "N", "Most open files of each of its processes").value_parser(value_parser!(u64)))
+        .arg(option("nice", "N", "How much nicer than hive itself its processes are, 0 to 19").value_parser(value_parser!(u64)))
         .arg(option("pin", "CPU", "Keep the supervisor on this processor").value_parser(value_parser!(usize)))
         .arg(flag("durable", "Answer only what is on disk: survives the machine, not just its processes"))
         .arg(flag("standby", "Wait beside a hive that runs, and lead it at once when its supervisor dies").conflicts_with_all(["foreground", "n", "command"]))
@@ -125,8 +130,22 @@ fn refuse_second_pool(call: &Call, pid: i32) -> Result<()> {
 }
 
 /// The options that say what the agents are to be.
-const SHAPE: [&str; 9] =
-    ["kind", "name", "label", "prefetch", "max-queued", "stop-grace", "start-timeout", "grace", "command"];
+const SHAPE: [&str; 14] = [
+    "kind",
+    "name",
+    "label",
+    "prefetch",
+    "max-queued",
+    "stop-grace",
+    "start-timeout",
+    "grace",
+    "command",
+    "memory",
+    "cpu-time",
+    "nproc",
+    "nofile",
+    "nice",
+];
 
 /// The pool that is asked for.
 struct Pool {
@@ -152,6 +171,11 @@ impl Pool {
         add("stop_grace", call.args.get_one::<f64>("stop-grace").map(f64::to_string));
         add("orphan_grace", call.args.get_one::<f64>("grace").map(f64::to_string));
         add("start_patience", call.args.get_one::<f64>("start-timeout").map(f64::to_string));
+        for (option, field) in
+            [("memory", "memory"), ("cpu-time", "cpu_time"), ("nproc", "nproc"), ("nofile", "nofile"), ("nice", "nice")]
+        {
+            add(field, call.args.get_one::<u64>(option).map(u64::to_string));
+        }
         let here = Surroundings::here().and_then(|here| here.store(&Context::at(&call.folders.context)));
         let says = |name: &str| call.args.value_source(name) == Some(ValueSource::CommandLine);
         let pool = Pool {
@@ -212,6 +236,21 @@ impl Pool {
         });
         o.str("surroundings", &self.surroundings);
     }
+}
+
+/// Bytes, or so many K, M, G or T of 1024.
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+        "" => Some(0),
+        "K" => Some(10),
+        "M" => Some(20),
+        "G" => Some(30),
+        "T" => Some(40),
+        _ => None,
+    };
+    let bytes = shift.and_then(|shift| digits.parse::<u64>().ok()?.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "it must be a size such as 512M, 2G or a number of bytes".to_owned())
 }
 
 /// The supervisor is this process. Its pool is asked for by a client, as in the background.

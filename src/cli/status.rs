@@ -41,7 +41,7 @@ fn add_memory(status: &mut Value) {
     }
 }
 
-fn heading(status: &Value) -> [String; 2] {
+fn heading(status: &Value) -> [String; 3] {
     let supervisor = &status["supervisor"];
     let cpus: Vec<String> = supervisor["processors"].as_array().into_iter().flatten().map(Value::to_string).collect();
     let tasks = &status["tasks"];
@@ -57,11 +57,23 @@ fn heading(status: &Value) -> [String; 2] {
             output::size(supervisor["rss"].as_u64().unwrap_or(0)),
             status["pgid"],
         ),
+        format!("containment: {}{}", text(&status["containment"]), limits(status)),
         format!(
             "tasks: {} queued, {} running, {} done, {} failed, {} cancelled",
             tasks["queued"], tasks["running"], tasks["done"], tasks["failed"], tasks["cancelled"]
         ),
     ]
+}
+
+/// What the agents are held to: those of the first, which are those of all but in a pool that changes.
+fn limits(status: &Value) -> String {
+    let Some(limits) = status["agents"][0]["limits"].as_object() else { return String::new() };
+    let word = |(name, value): (&String, &Value)| match (name.as_str(), value.as_u64()) {
+        ("memory", Some(bytes)) => format!("memory {}", crate::model::size(bytes)),
+        ("cpu_time", Some(seconds)) => format!("cpu time {seconds} s"),
+        _ => format!("{name} {value}"),
+    };
+    format!("; limits: {}", limits.iter().map(word).collect::<Vec<_>>().join(", "))
 }
 
 fn row(agent: &Value) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Host, Then};
+use super::{Host, Job, Then};
 use crate::model::{Kind, Loss};
 use crate::sys::process::{self, Ending, Pid, Reaped};
 use crate::sys::{clock, signal, tree};
@@ -38,6 +38,14 @@ impl Host {
             .collect()
     }
 
+    pub(super) fn kill_victims(&mut self) {
+        self.cage.kill(self.warm.as_ref().map(|warm| warm.slot));
+        let warm = self.warm.as_ref().map(|warm| (warm.pid, warm.marker()));
+        let spared =
+            |pid| warm.as_ref().is_some_and(|(warm, marker)| pid == *warm || tree::has_in_environment(pid, marker));
+        process::urgently(|| tree::kill(self.me, spared));
+    }
+
     /// Takes the endings of children. When nothing is left below, what was to follow follows.
     pub(super) fn reap(&mut self) {
         let none_left = loop {
@@ -64,6 +72,9 @@ impl Host {
     pub(super) fn child_ended(&mut self, pid: Pid, ending: Ending) {
         if let Some(job) = self.current.as_mut().filter(|j| j.pid == pid) {
             job.ending = Some(ending);
+            if !job.by_host && job.limit.is_none() {
+                job.limit = self.cage.passed(ending);
+            }
             if self.orders.spec.kind == Kind::Lines {
                 self.workload_ended(ending);
             } else if self.then == Then::GoOn {
@@ -96,7 +107,7 @@ impl Host {
         job.drain(&mut self.log);
         job.unwatch(&self.poll);
         if matches!(self.then, Then::GoOn | Then::Report) {
-            self.then = Then::Down(loss(ending, &job.stderr_tail()));
+            self.then = Then::Down(self.loss(&job, ending));
         }
         let at = clock::monotonic_micros() + LEFTOVER_GRACE.as_micros() as i64;
         self.begin_sweep(self.sweep.unwrap_or(at), true);
@@ -109,13 +120,47 @@ impl Host {
         self.quiet = None;
         job.drain(&mut self.log);
         job.unwatch(&self.poll);
-        let loss = loss(ending, &job.stderr_tail());
+        job.limit = job.limit.or_else(|| self.cage.passed(ending));
+        let loss = self.loss(&job, ending);
         if self.current.is_some() {
             self.warm_lost = Some(loss);
         } else if self.then == Then::GoOn {
             self.then = Then::Down(loss);
             self.begin_sweep(clock::monotonic_micros(), true);
         }
+    }
+
+    /// Whether there is anything that could pass a limit.
+    pub(super) fn runs_something(&self) -> bool {
+        self.sweep.is_none() && (self.current.is_some() || self.warm.is_some())
+    }
+
+    /// What is above a limit that the kernel does not keep is ended here, at once.
+    pub(super) fn look_at_limits(&mut self, now: i64) {
+        let Some(limit) = self.cage.look(now, self.me) else {
+            return;
+        };
+        match (&mut self.current, &self.warm) {
+            (Some(job), _) => {
+                job.limit = Some(limit);
+                self.sweep = Some(now);
+            }
+            (None, Some(_)) => {
+                self.then = Then::Down(Loss { limit: Some(limit), ..Loss::because(self.cage.in_words(limit)) });
+                self.begin_sweep(now, true);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// A process's end as a loss.
+    fn loss(&self, job: &Job, ending: Ending) -> Loss {
+        let cause = match (job.limit, ending) {
+            (Some(limit), _) => self.cage.in_words(limit),
+            (None, Ending::Exit(code)) => format!("it exited with {code}").into(),
+            (None, Ending::Signal(n)) => format!("it was killed by SIG{}", signal::name(n)).into(),
+        };
+        Loss { host: false, cause, stderr: job.stderr_tail().into(), limit: job.limit }
     }
 
     /// Nothing is left below.
@@ -145,13 +190,4 @@ impl Host {
             Then::Leave => self.then = Then::Leave,
         }
     }
-}
-
-/// A process's end as a loss.
-fn loss(ending: Ending, stderr: &str) -> Loss {
-    let cause = match ending {
-        Ending::Exit(code) => format!("it exited with {code}"),
-        Ending::Signal(n) => format!("it was killed by SIG{}", signal::name(n)),
-    };
-    Loss { host: false, cause: cause.into(), stderr: stderr.into() }
 }

@@ -10,6 +10,7 @@ use mio::{Interest, Poll, Token};
 
 use super::capture::Capture;
 use crate::limits;
+use crate::model::Limit;
 use crate::store::{BoundedLog, Context};
 use crate::sys;
 use crate::sys::process::{Ending, Pid};
@@ -42,6 +43,8 @@ pub struct Job {
     pub ending: Option<Ending>,
     /// It was told to end.
     pub by_host: bool,
+    /// It was ended for this.
+    pub limit: Option<Limit>,
 }
 
 struct Pipe {
@@ -91,6 +94,7 @@ impl Job {
             tail: Vec::new(),
             ending: None,
             by_host: false,
+            limit: None,
         })
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: no process below it outlives it on purpose, and "ended" is said when nothing is left below.
 //! At rest it sleeps without a deadline.
 
+mod cage;
 mod capture;
 mod ending;
 mod job;
@@ -32,9 +33,10 @@ use crate::outbox::{Outbox, Unit};
 use crate::store::surroundings::Surroundings;
 use crate::store::{BoundedLog, Context};
 use crate::sys::process::{self, Pid, Process};
-use crate::sys::{self, clock, fifo, signal, tree};
+use crate::sys::{self, clock, fifo, signal};
 use crate::wire::agent;
 use crate::wire::host::{Command, News, Report};
+use cage::Cage;
 use job::{Job, Next};
 
 const IN: Token = Token(0);
@@ -93,6 +95,7 @@ struct Host {
     is_down: bool,
     /// A loss that is reported when the running task has ended.
     warm_lost: Option<Loss>,
+    cage: Cage,
     log: BoundedLog,
     starts: u64,
     /// The WITH line before a TASK line.
@@ -165,6 +168,7 @@ impl Host {
             orphan_until: None,
             generation: orders.generation,
             log: BoundedLog::rotating(orders.folders.agent(orders.agent).join("log"), limits::AGENT_LOG_MAX),
+            cage: Cage::new(&orders),
             poll,
             context,
             children,
@@ -216,6 +220,10 @@ impl Host {
             self.go_on();
             self.flush();
             if self.then == Then::Leave && self.sweep.is_none() {
+                match self.supervisor {
+                    Some(_) => self.cage.leave(),
+                    None => self.cage.leave_for_good(),
+                }
                 return Ok(());
             }
             match self.poll.poll(&mut events, self.timeout()) {
@@ -236,7 +244,9 @@ impl Host {
         }
         let quiet = self.quiet.as_ref().map(|q| q.at);
         let settling = self.settling.as_ref().map(|(_, watch)| watch.at);
-        let due = [self.sweep, self.orphan_until, self.warm_up_at, quiet, settling].into_iter().flatten().min()?;
+        let look = self.cage.next_look().filter(|_| self.runs_something());
+        let due =
+            [self.sweep, self.orphan_until, self.warm_up_at, quiet, settling, look].into_iter().flatten().min()?;
         Some(Duration::from_micros((due - clock::monotonic_micros()).max(0) as u64))
     }
 
@@ -341,8 +351,11 @@ impl Host {
 
     fn tick(&mut self) {
         let now = clock::monotonic_micros();
+        if self.runs_something() && self.cage.next_look().is_some_and(|at| at <= now) {
+            self.look_at_limits(now);
+        }
         if self.sweep.is_some_and(|at| at <= now) {
-            tree::kill(&self.victims());
+            self.kill_victims();
             self.sweep = Some(now + KILL_AGAIN.as_micros() as i64);
             self.reap();
         }

@@ -12,6 +12,7 @@ use crate::model::{AgentId, Generation, Kind, Spec};
 use crate::store::Folders;
 use crate::store::surroundings::Surroundings;
 use crate::sys::process::cstring;
+use crate::wire::limits;
 
 const VAR: &str = "HIVE_HOST";
 
@@ -35,7 +36,10 @@ pub struct Orders {
     pub supervisor: i32,
     /// What workloads get back that the supervisor changed for itself.
     pub open_files: u64,
+    pub oom_score: i32,
     pub processors: Vec<usize>,
+    /// The hive's cgroup, if it has one.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Orders {
@@ -77,7 +81,9 @@ impl Orders {
         o.opt_str("surroundings", self.spec.surroundings.as_deref()).num("stop_grace_us", self.spec.stop_grace_us);
         o.num("orphan_grace_us", self.spec.orphan_grace_us);
         o.num("start_patience_us", self.spec.start_patience_us).num("supervisor", self.supervisor);
-        o.num("open_files", self.open_files);
+        o.num("open_files", self.open_files).num("oom_score", self.oom_score);
+        o.opt_str("cgroup", self.cgroup.as_ref().map(|p| p.to_string_lossy()).as_deref());
+        limits::write(&mut o, &self.spec.limits);
         let cpus: Vec<String> = self.processors.iter().map(usize::to_string).collect();
         o.raw("processors", &format!("[{}]", cpus.join(",")));
         o.close();
@@ -101,6 +107,7 @@ impl Orders {
             stop_grace_us: num("stop_grace_us")? as i64,
             start_patience_us: num("start_patience_us")? as i64,
             orphan_grace_us: num("orphan_grace_us")? as i64,
+            limits: limits::read(&flat)?,
             ..Spec::default()
         };
         let folders = Folders {
@@ -116,6 +123,8 @@ impl Orders {
             spec: Arc::new(spec),
             supervisor: num("supervisor")? as i32,
             open_files: num("open_files")?,
+            oom_score: flat.i64("oom_score")?.unwrap_or(0) as i32,
+            cgroup: flat.str("cgroup")?.map(|path| path.as_ref().into()),
             processors: flat.numbers("processors")?.into_iter().map(|n| n as usize).collect(),
         })
     }
@@ -139,6 +148,7 @@ impl Orders {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Limits;
 
     #[test]
     fn orders_are_read_back() {
@@ -148,6 +158,7 @@ mod tests {
             kind: Kind::Lines,
             command: vec!["a".into(), "b \"c\"".into()],
             stop_grace_us: 5,
+            limits: Limits { nproc: Some(7), ..Limits::default() },
             ..Spec::default()
         };
         let orders = Orders {
@@ -157,11 +168,14 @@ mod tests {
             spec: Arc::new(spec),
             supervisor: 9,
             open_files: 1024,
+            oom_score: -100,
+            cgroup: Some("/sys/fs/cgroup/h".into()),
             processors: vec![0, 1],
         };
         let read = Orders::decode(&orders.encode()).unwrap();
         assert_eq!(read.spec, orders.spec);
         assert_eq!((read.agent, read.generation, read.supervisor), (AgentId(3), Generation(2), 9));
+        assert_eq!((read.oom_score, read.cgroup), (-100, orders.cgroup));
         assert_eq!((read.folders.live, read.processors), ("/l/h".into(), vec![0, 1]));
     }
 }

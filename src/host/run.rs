@@ -41,7 +41,7 @@ impl Host {
 
     fn failed_to_start(&mut self, cause: String) {
         self.is_down = true;
-        self.report(News::Down(Loss { host: false, cause: cause.into(), stderr: "".into() }));
+        self.report(News::Down(Loss::because(cause)));
     }
 
     /// `lines`: the agent's pipes are the workload's own stdin and stdout.
@@ -74,7 +74,7 @@ impl Host {
                 self.warm = Some(job);
             }
             Err(cause) => match &self.current {
-                Some(_) => self.warm_lost = Some(Loss { host: false, cause: cause.into(), stderr: "".into() }),
+                Some(_) => self.warm_lost = Some(Loss::because(cause)),
                 None => self.failed_to_start(cause),
             },
         }
@@ -131,6 +131,7 @@ impl Host {
         mut ends: Ends,
     ) -> Result<Job, String> {
         self.starts += 1;
+        let slot = (self.starts & 1) as usize;
         let mark = job::mark(self.me, self.starts);
         let surroundings = surroundings.with(&[("HIVE_START", OsStr::new(&mark))]);
         let pipes = || -> io::Result<_> {
@@ -149,6 +150,7 @@ impl Host {
             folder: Some(&surroundings.folder),
             fds: &[stdin.as_raw_fd(), out_write.as_raw_fd(), err_write.as_raw_fd()],
             place: Place::Session,
+            bounds: self.cage.bounds(slot),
         };
         let pid = process::start(&plan).map_err(|e| {
             let folder = &surroundings.folder;
@@ -157,8 +159,9 @@ impl Host {
                 false => format!("cannot enter {}: no such folder", folder.display()),
             }
         })?;
+        self.cage.begun(clock::monotonic_micros());
         (ends.stdout, ends.stderr) = (out_read, Some(File::from(err_read)));
-        Job::new(pid, (self.starts & 1) as usize, mark, ends, self.context.clone(), &self.poll)
+        Job::new(pid, slot, mark, ends, self.context.clone(), &self.poll)
             .map_err(|e| format!("cannot watch it: {}", reason(&e)))
     }
 
@@ -279,6 +282,7 @@ impl Host {
             exit,
             signal,
             by_host: job.by_host,
+            limit: job.limit,
             failure: answer.failure.map(Arc::from),
             result: answer.result,
             unterminated: answer.unterminated,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::event::{Loss, StopMode, Then};
-use super::{AgentId, Deadline, Effect, Generation, Now, State, TaskId};
+use super::{AgentId, Deadline, Effect, Generation, Limit, Limits, Now, State, TaskId};
 use crate::limits;
 
 /// What an agent's workload is.
@@ -59,6 +59,7 @@ pub struct Spec {
     pub start_patience_us: i64,
     /// How long hosts live on without a supervisor.
     pub orphan_grace_us: i64,
+    pub limits: Limits,
 }
 
 impl Spec {
@@ -171,6 +172,12 @@ impl Agent {
             Some(Retire::Restart) => false,
             None => matches!(self.phase, Phase::Ready | Phase::Parked { .. }),
         }
+    }
+
+    /// Whether its workload passed a limit of its own over a task, which is the task's failure and not the agent's.
+    pub fn fails_its_work(&self, loss: &Loss) -> bool {
+        let works = !self.spec.kind.is_hosted() && self.is_ready() && !self.held.is_empty();
+        works && loss.limit.is_some_and(Limit::is_its_own)
     }
 
     /// The word that people and scripts see.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::event::{Ended, Event, Loss, PutBack, StopMode, Verdict};
+use super::event::{Ended, Event, Exited, Loss, PutBack, StopMode, Verdict};
 use super::loss::{WHILE_IT_RAN, down, out_of_time, put_back_or_end};
 use super::queue::Target;
 use super::task::{Ending, Options, ReplyTo, TaskState};
@@ -42,21 +42,6 @@ pub enum WaitFor {
     All,
     Room,
     Ready,
-}
-
-/// How a hosted task's process ended, as its host saw it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Exited {
-    pub exit: Option<i32>,
-    pub signal: Option<i32>,
-    /// The host ended it, because it was told to.
-    pub by_host: bool,
-    /// It could not be started at all: why.
-    pub failure: Option<Arc<str>>,
-    pub result: Option<Arc<str>>,
-    pub unterminated: bool,
-    pub bytes: Option<u64>,
-    pub log: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -388,15 +373,18 @@ pub(super) fn end(state: &State, id: TaskId, mut ended: Ended, out: &mut Vec<Eve
 
 fn exited(state: &State, agent: AgentId, id: TaskId, how: Exited, out: &mut Vec<Event>) {
     let task = &state.tasks[id];
-    let Exited { exit, signal, by_host, failure, result, unterminated, bytes, log } = how;
+    let Exited { exit, signal, by_host, failure, result, unterminated, bytes, log, limit } = how;
     let succeeded = exit == Some(0);
-    let hives_fault = failure.is_some() || (exit.is_none() && signal.is_none());
+    let hives_fault = limit.is_none() && (failure.is_some() || (exit.is_none() && signal.is_none()));
     let (verdict, reason, timed_out) = match (by_host, task.ending()) {
         (true, Some(Ending::Cancel)) => (Verdict::Cancelled, Some(WHILE_IT_RAN.into()), false),
         (true, Some(Ending::Timeout)) => (Verdict::Failed, Some(out_of_time(task)), true),
         (true, None) if !succeeded => return put_back_or_end(state, id, PutBack::Stopped, out),
         _ if succeeded && failure.is_none() => (Verdict::Done, None, false),
-        _ => (Verdict::Failed, failure, false),
+        _ => {
+            let passed = limit.and_then(|l| Some(state.agents.get(&agent)?.spec.limits.in_words(l)));
+            (Verdict::Failed, passed.or(failure), false)
+        }
     };
     let ended = Ended {
         agent: Some(agent),
@@ -408,6 +396,7 @@ fn exited(state: &State, agent: AgentId, id: TaskId, how: Exited, out: &mut Vec<
         exit,
         signal,
         timed_out,
+        limit: limit.filter(|_| verdict == Verdict::Failed && !timed_out),
         by_hive: verdict == Verdict::Failed && hives_fault && !timed_out,
         log,
         ..Ended::new(verdict)

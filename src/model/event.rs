@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::task::{Ending, Options, ReplyTo};
-use super::{AgentId, Generation, HostId, Spec, TaskId};
+use super::{AgentId, Generation, HostId, Limit, Spec, TaskId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -178,8 +178,25 @@ impl StopMode {
     }
 }
 
+/// How a hosted task's process ended, as its host saw it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Exited {
+    pub exit: Option<i32>,
+    pub signal: Option<i32>,
+    /// The host ended it, because it was told to.
+    pub by_host: bool,
+    /// It could not be started at all: why.
+    pub failure: Option<Arc<str>>,
+    pub result: Option<Arc<str>>,
+    pub unterminated: bool,
+    pub bytes: Option<u64>,
+    pub log: u64,
+    /// It was ended for this.
+    pub limit: Option<Limit>,
+}
+
 /// How an agent was lost.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Loss {
     /// The host is gone too, and with it everything below it.
     pub host: bool,
@@ -187,9 +204,16 @@ pub struct Loss {
     pub cause: Arc<str>,
     /// The last of what it wrote to stderr.
     pub stderr: Arc<str>,
+    /// It was ended for this.
+    pub limit: Option<Limit>,
 }
 
 impl Loss {
+    /// Of the workload alone, with nothing more to say about it.
+    pub fn because(cause: impl Into<Arc<str>>) -> Loss {
+        Loss { cause: cause.into(), ..Loss::default() }
+    }
+
     /// The cause, and what it said itself.
     pub fn in_words(&self) -> Arc<str> {
         match self.stderr.trim() {
@@ -278,6 +302,8 @@ pub struct Ended {
     pub exit: Option<i32>,
     pub signal: Option<i32>,
     pub timed_out: bool,
+    /// It was ended for this.
+    pub limit: Option<Limit>,
     /// Not the task failed but what should have run it.
     pub by_hive: bool,
     /// Bytes in the task's log.
@@ -300,6 +326,7 @@ impl Ended {
             exit: None,
             signal: None,
             timed_out: false,
+            limit: None,
             by_hive: false,
             log: 0,
             started: None,

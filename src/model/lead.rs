@@ -75,7 +75,7 @@ fn replace(state: &State, agent: &Agent, rebooted: bool, afresh: bool, out: &mut
         (Some(Retire::Restart) | None, _) => Then::Again,
     };
     let cause = if rebooted { "the machine was started anew" } else { "its host died while nobody led" };
-    let loss = Loss { host: true, cause: cause.into(), stderr: "".into() };
+    let loss = Loss { host: true, ..Loss::because(cause) };
     out.push(Event::Lost { agent: agent.id, generation: agent.generation, loss, then });
     for task in agent.held.iter().rev() {
         put_back_or_end(state, *task, PutBack::Stopped, out);

@@ -37,13 +37,19 @@ pub(super) fn down(
         None if agent.held.front().is_some_and(|t| state.tasks[*t].ending().is_some()) => Then::Again,
         None if matches!(agent.phase, Phase::Parked { .. }) => Then::Park,
         None if dead_already => Then::Again,
+        // The work passed a limit, not the agent: it is the work that fails.
+        None if agent.fails_its_work(&loss) => Then::Again,
         None => after_death(agent, now.mono),
     };
-    let (cause, loss_of_host) = (loss.in_words(), loss.host);
-    out.push(Event::Lost { agent: id, generation, loss, then });
+    out.push(Event::Lost { agent: id, generation, loss: loss.clone(), then });
+    let to_blame = agent.held.front().copied().filter(|_| agent.fails_its_work(&loss));
     // A host that lives reports a loss only between tasks: what it was sent meanwhile has not begun.
-    let begun = loss_of_host || !agent.spec.kind.is_hosted();
+    let begun = loss.host || !agent.spec.kind.is_hosted();
     for task in agent.held.iter().rev() {
+        if to_blame == Some(*task) && state.tasks[*task].ending().is_none() {
+            end(state, *task, Ended { limit: loss.limit, ..Ended::because(Verdict::Failed, loss.cause.clone()) }, out);
+            continue;
+        }
         let why = if !begun {
             PutBack::NotBegun
         } else if leaving {
@@ -51,7 +57,7 @@ pub(super) fn down(
         } else {
             PutBack::AgentDied
         };
-        put_back_or_fail(state, *task, why, &cause, out);
+        put_back_or_fail(state, *task, why, &loss, out);
     }
     Ok(())
 }
@@ -68,13 +74,13 @@ fn after_death(agent: &Agent, mono: i64) -> Then {
 }
 
 /// A task that has killed as many agents as it may fails for good, with the evidence.
-fn put_back_or_fail(state: &State, id: TaskId, why: PutBack, cause: &Arc<str>, out: &mut Vec<Event>) {
+fn put_back_or_fail(state: &State, id: TaskId, why: PutBack, loss: &Loss, out: &mut Vec<Event>) {
     let task = &state.tasks[id];
     let running = matches!(task.state, TaskState::Running { .. });
     if running && why == PutBack::AgentDied && task.ending().is_none() && task.deaths >= task.retries() {
         let times = task.deaths + 1;
-        let reason = format!("its agent died under it, {times} of {times} times: {cause}");
-        end(state, id, Ended { by_hive: true, ..Ended::because(Verdict::Failed, reason) }, out);
+        let reason = format!("its agent died under it, {times} of {times} times: {}", loss.in_words());
+        end(state, id, Ended { by_hive: true, limit: loss.limit, ..Ended::because(Verdict::Failed, reason) }, out);
         return;
     }
     put_back_or_end(state, id, why, out);

@@ -138,7 +138,8 @@ impl World {
 
     fn death(&self, agent: AgentId, host: bool) -> Input {
         let generation = self.places.get(&agent).map_or(Generation(0), |p| p.generation);
-        Input::Down { agent, generation, loss: Loss { host, cause: "sim".into(), stderr: "".into() } }
+        let limit = [None, Some(Limit::Memory), Some(Limit::MachineMemory)][generation.0 as usize % 3];
+        Input::Down { agent, generation, loss: Loss { host, limit, ..Loss::because("sim") } }
     }
 
     /// What must hold after every event.

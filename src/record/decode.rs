@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::{CRC_LEN, Stamp};
 use crate::json::Flat;
 use crate::model::{
-    AgentId, Ended, Ending, Event, Generation, HostId, Kind, Loss, Options, PutBack, ReplyTo, Seq, Spec, StopMode,
-    Target, TaskId, Term, Then, Verdict,
+    AgentId, Ended, Ending, Event, Generation, HostId, Kind, Limit, Loss, Options, PutBack, ReplyTo, Seq, Spec,
+    StopMode, Target, TaskId, Term, Then, Verdict,
 };
 use crate::time;
+use crate::wire;
 
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +90,12 @@ impl Reader<'_, '_> {
             "agent-lost" => Event::Lost {
                 agent: self.agent()?,
                 generation: self.generation()?,
-                loss: Loss { host: self.flag("host")?, cause: self.str("cause")?, stderr: self.str("stderr")? },
+                loss: Loss {
+                    host: self.flag("host")?,
+                    cause: self.str("cause")?,
+                    stderr: self.str("stderr")?,
+                    limit: self.limit()?,
+                },
                 then: self.then()?,
             },
             "agent-restarting" => Event::Restarting { agent: self.agent()?, generation: self.generation()? },
@@ -213,7 +219,13 @@ impl Reader<'_, '_> {
             stop_grace_us: self.num("stop_grace_us")? as i64,
             start_patience_us: self.num("start_patience_us")? as i64,
             orphan_grace_us: self.num("orphan_grace_us")? as i64,
+            limits: wire::limits::read(self.0).map_err(Fault::Broken)?,
         })
+    }
+
+    /// A word of a later version counts as none: how it ended stays readable.
+    fn limit(&self) -> Read<Option<Limit>> {
+        Ok(self.opt_str("limit")?.and_then(|name| Limit::parse(&name)))
     }
 
     fn then(&self) -> Read<Then> {
@@ -245,6 +257,7 @@ impl Reader<'_, '_> {
             exit: self.opt_int("exit")?.map(|n| n as i32),
             signal: self.opt_int("signal")?.map(|n| n as i32),
             timed_out: self.flag("timed_out")?,
+            limit: self.limit()?,
             by_hive: self.flag("by_hive")?,
             log: self.opt_num("log")?.unwrap_or(0),
             ..Ended::new(verdict)

@@ -6,8 +6,11 @@ mod decode;
 pub use decode::{Fault, decode};
 
 use crate::json::{Object, number, quote};
-use crate::model::{AgentId, Ended, Ending, Event, Generation, Loss, Options, ReplyTo, Seq, Spec, Target, Term, Then};
+use crate::model::{
+    AgentId, Ended, Ending, Event, Generation, Limit, Loss, Options, ReplyTo, Seq, Spec, Target, Term, Then,
+};
 use crate::time;
+use crate::wire;
 
 /// What stands before and after the event's own fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,11 +151,14 @@ fn spec_fields<'o, 'a>(o: Fields<'o, 'a>, spec: &Spec) -> Fields<'o, 'a> {
         .num("max_queued", spec.max_queued)
         .num("stop_grace_us", spec.stop_grace_us)
         .num("start_patience_us", spec.start_patience_us)
-        .num("orphan_grace_us", spec.orphan_grace_us)
+        .num("orphan_grace_us", spec.orphan_grace_us);
+    wire::limits::write(o, &spec.limits);
+    o
 }
 
 fn lost<'o, 'a>(o: Fields<'o, 'a>, loss: &Loss, then: &Then) -> Fields<'o, 'a> {
     o.bool("host", loss.host).str("cause", &loss.cause).str("stderr", &loss.stderr);
+    o.opt_str("limit", loss.limit.map(Limit::name));
     match then {
         Then::Retry(after) => o.str("then", "retry").num("after_us", *after),
         Then::Park => o.str("then", "park"),
@@ -208,6 +214,7 @@ fn ended_fields<'o, 'a>(o: Fields<'o, 'a>, ended: &Ended) -> Fields<'o, 'a> {
     if ended.timed_out {
         o.bool("timed_out", true);
     }
+    o.opt_str("limit", ended.limit.map(Limit::name));
     if ended.by_hive {
         o.bool("by_hive", true);
     }
@@ -229,7 +236,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{HostId, Kind, PutBack, StopMode, TaskId, Verdict};
+    use crate::model::{HostId, Kind, Limits, PutBack, StopMode, TaskId, Verdict};
 
     fn samples() -> Vec<Event> {
         let to = ReplyTo { name: "me".into(), tag: "{\"a\": 1}".into(), watches: true };
@@ -242,7 +249,8 @@ mod tests {
             surroundings: None,
         };
         let labelled = Options { target: Target::Labels(vec!["rust".into()]), ..Options::default() };
-        let loss = Loss { host: true, cause: "exit 1".into(), stderr: "bad\nworse \"x\"".into() };
+        let stderr = "bad\nworse \"x\"".into();
+        let loss = Loss { host: true, cause: "exit 1".into(), stderr, limit: Some(Limit::MachineMemory) };
         let mut all = vec![
             Event::Led { pid: 7, version: "0.1.0".into(), boot: "b".into(), afresh: true },
             Event::Configured {
@@ -250,6 +258,7 @@ mod tests {
                     kind: Kind::Lines,
                     command: vec!["a b".into()],
                     prefetch: 16,
+                    limits: Limits { memory: Some(1 << 30), nice: Some(5), ..Limits::default() },
                     ..Spec::default()
                 }),
             },

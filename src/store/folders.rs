@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Code, Error, Result, reason};
 use crate::model::{AgentId, TaskId};
 use crate::sys;
+use crate::sys::cgroup::Home;
 
 #[derive(Debug, Clone)]
 pub struct Folders {
@@ -113,6 +114,10 @@ impl Folders {
 
     pub fn logs(&self) -> PathBuf {
         self.kept.join("logs")
+    }
+
+    pub fn cgroup(&self) -> Home {
+        Home { hive: self.hive.clone(), kept: self.kept.clone() }
     }
 
     /// What a task printed that is not its result.

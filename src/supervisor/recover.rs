@@ -95,6 +95,10 @@ pub fn end_remains(state: &State, folders: &Folders, adopted: &BTreeSet<AgentId>
         }
     }
     tree::end_marked(&marks);
+    // One that threw its environment away as well is still in its agent's cgroup.
+    if let Some(home) = folders.cgroup().find() {
+        home.end_agents(|agent| adopted.contains(&AgentId(agent)));
+    }
 }
 
 /// Of the tasks that are said again, those that a `lines` agent was sent before are not: it would do them twice.

@@ -202,6 +202,7 @@ impl Hive {
             term: self.core.log.term.0,
             since: self.since,
             group: self.agents.group(),
+            containment: &self.agents.containment(),
             processors: &processors,
             malformed: self.malformed,
             clients_cut: self.clients.cut,

@@ -2,14 +2,17 @@
 //! Invariant: every descriptor is owned and close-on-exec from its creation; a pid is only ever signalled
 //! through a pidfd or by the process that is its parent. Knows nothing of tasks or agents.
 
+pub mod cgroup;
 pub mod clock;
 pub mod failpoint;
 pub mod fifo;
 pub mod lock;
 pub mod notify;
+pub mod oom;
 pub mod process;
 pub mod shm;
 pub mod signal;
+pub mod start;
 pub mod tree;
 
 use std::io;

@@ -1,5 +1,4 @@
-//! Processes: starting them without forking a large parent, holding them by pidfd, seeing them end.
-//! Invariant: a started workload has default signal dispositions, an empty mask, and exactly three descriptors.
+//! Processes: holding them by pidfd, seeing them end, finding out about them. [`start`] is next door.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -7,10 +6,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::libc;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+pub use super::start::{Bounds, Place, Plan, Rlimit, start};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pid(pub i32);
@@ -27,26 +31,6 @@ pub enum Ending {
 pub struct Process {
     pub pid: Pid,
     fd: OwnedFd,
-}
-
-/// Where a new process stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// A session of its own.
-    Session,
-    /// A process group: a given one, or (0) one of its own.
-    Group(i32),
-}
-
-/// What to start, and where.
-pub struct Plan<'a> {
-    pub program: &'a Path,
-    pub args: &'a [CString],
-    pub env: &'a [CString],
-    pub folder: Option<&'a Path>,
-    /// What it has open, by number: stdin, stdout, stderr, and what else it is handed.
-    pub fds: &'a [RawFd],
-    pub place: Place,
 }
 
 impl Process {
@@ -126,6 +110,32 @@ pub fn reap_any() -> Reaped {
     }
 }
 
+/// Does something before anything else that wants the processor, where that is allowed: a crowd that forks gets so much
+/// of it that who ends the crowd would come too late.
+pub fn urgently(act: impl FnOnce()) {
+    let urgent = set_scheduler(libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1);
+    act();
+    // Only who has the privilege may take the flag back as well.
+    if urgent && !set_scheduler(libc::SCHED_OTHER, 0) {
+        set_scheduler(libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0);
+    }
+}
+
+fn set_scheduler(policy: libc::c_int, priority: libc::c_int) -> bool {
+    // SAFETY: all zeros is a sched_param; the C library copies it before it returns.
+    let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
+    param.sched_priority = priority;
+    // SAFETY: as above; 0 is this process.
+    unsafe { libc::sched_setscheduler(0, policy, &param) == 0 }
+}
+
+/// Processor time of children that have ended, and of theirs that they waited for.
+pub fn cpu_time_of_children() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Duration::ZERO };
+    let micros = |t: TimeVal| Duration::from_micros(t.num_microseconds().max(0) as u64);
+    micros(usage.user_time()) + micros(usage.system_time())
+}
+
 /// Orphans below this process become its children instead of init's.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
@@ -171,68 +181,6 @@ pub fn my_pid() -> Pid {
     Pid(std::process::id() as i32)
 }
 
-/// Starts a process. Uses posix_spawn (vfork inside), so the cost does not grow with the parent.
-pub fn start(plan: &Plan) -> io::Result<Pid> {
-    let program = cstring(plan.program.as_os_str())?;
-    let folder = plan.folder.map(|f| cstring(f.as_os_str())).transpose()?;
-    let argv = pointers(plan.args);
-    let envp = pointers(plan.env);
-    // A descriptor whose own number is one of those to be filled would be overwritten before its turn.
-    let moved = plan
-        .fds
-        .iter()
-        .filter(|fd| (**fd as usize) < plan.fds.len())
-        .map(|fd| Ok((*fd, move_up(*fd, plan.fds.len())?)));
-    let moved = moved.collect::<io::Result<Vec<(RawFd, OwnedFd)>>>()?;
-    let mut pid = 0;
-    // SAFETY: attributes and actions are initialised before use and destroyed after; every pointer handed over
-    // (program, folder, argv, envp) outlives the call; posix_spawn copies what it needs.
-    let code = unsafe {
-        let mut attr = std::mem::zeroed();
-        let mut actions = std::mem::zeroed();
-        libc::posix_spawnattr_init(&mut attr);
-        libc::posix_spawn_file_actions_init(&mut actions);
-        let (flag, group) = match plan.place {
-            Place::Session => (libc::POSIX_SPAWN_SETSID as i32, 0),
-            Place::Group(group) => (libc::POSIX_SPAWN_SETPGROUP, group),
-        };
-        libc::posix_spawnattr_setpgroup(&mut attr, group);
-        // Every bit by hand: sigfillset leaves out two signals that the C library keeps to itself, and posix_spawn then
-        // has them ignored in the new process.
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        std::ptr::write_bytes(&mut all, 0xff, 1);
-        libc::posix_spawnattr_setsigdefault(&mut attr, &all);
-        let mut none = std::mem::zeroed();
-        libc::sigemptyset(&mut none);
-        libc::posix_spawnattr_setsigmask(&mut attr, &none);
-        let flags = flag | libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK;
-        libc::posix_spawnattr_setflags(&mut attr, flags as libc::c_short);
-        if let Some(folder) = &folder {
-            libc::posix_spawn_file_actions_addchdir_np(&mut actions, folder.as_ptr());
-        }
-        for (target, fd) in plan.fds.iter().enumerate() {
-            let fd = moved.iter().find(|(from, _)| from == fd).map_or(*fd, |(_, to)| to.as_raw_fd());
-            libc::posix_spawn_file_actions_adddup2(&mut actions, fd, target as i32);
-        }
-        let code = libc::posix_spawn(&mut pid, program.as_ptr(), &actions, &attr, argv.as_ptr(), envp.as_ptr());
-        libc::posix_spawn_file_actions_destroy(&mut actions);
-        libc::posix_spawnattr_destroy(&mut attr);
-        code
-    };
-    if code == 0 { Ok(Pid(pid)) } else { Err(io::Error::from_raw_os_error(code)) }
-}
-
-/// The same file under a number of at least `least`.
-fn move_up(fd: RawFd, least: usize) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's descriptor is open for as long as it is used here; fcntl makes a new one, which only we own.
-    unsafe {
-        match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least as libc::c_int) {
-            -1 => Err(io::Error::last_os_error()),
-            new => Ok(OwnedFd::from_raw_fd(new)),
-        }
-    }
-}
-
 /// A descriptor that this process was handed at its start, by its number. No child gets it by accident.
 /// `None` where there is no such, or it was taken already.
 pub fn handed(number: RawFd) -> Option<OwnedFd> {
@@ -254,10 +202,6 @@ pub fn group_of(pid: Pid) -> io::Result<i32> {
 pub fn cstring(text: impl AsRef<OsStr>) -> io::Result<CString> {
     CString::new(text.as_ref().as_bytes())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "it has a NUL byte inside"))
-}
-
-fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
-    strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
 }
 
 /// Finds a program as a shell would, in the PATH of the environment that it will get.

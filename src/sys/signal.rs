@@ -6,6 +6,9 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+pub const KILL: i32 = Signal::SIGKILL as i32;
+pub const XCPU: i32 = Signal::SIGXCPU as i32;
+
 /// A stream that becomes readable when one of `signals` arrives. Signals do not queue: one byte may stand for many.
 pub fn doorbell(signals: &[i32]) -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;

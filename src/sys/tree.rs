@@ -1,7 +1,7 @@
 //! The tree of processes below one process: found by looking, ended until looking finds nothing.
 //! Invariant: nothing here trusts sessions or groups; a workload may have left both.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
@@ -46,11 +46,53 @@ pub fn ask_to_end(pids: &[Pid]) {
     }
 }
 
-/// Kills processes below this one. They are stopped first, parents before children, so that none forks meanwhile.
-pub fn kill(pids: &[Pid]) {
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        pids.iter().for_each(|pid| signal_descendant(*pid, signal));
+/// Kills everything below `root`, this process, but what is `spared` and what is below that. Each is stopped before its
+/// children are looked for, so that it forks no more of them, until a look finds nobody new.
+pub fn kill(root: Pid, spared: impl Fn(Pid) -> bool) {
+    let mut stopped: HashSet<Pid> = HashSet::new();
+    for _ in 0..ROUNDS {
+        let known = stopped.len();
+        let mut left = vec![root];
+        while let Some(parent) = left.pop() {
+            let mut children = Vec::new();
+            children_of(parent, &mut children);
+            children.retain(|pid| !spared(*pid));
+            for pid in &children {
+                if stopped.insert(*pid) {
+                    signal_descendant(*pid, Signal::SIGSTOP);
+                }
+            }
+            left.extend(children);
+        }
+        if stopped.len() == known {
+            break;
+        }
     }
+    stopped.into_iter().for_each(|pid| signal_descendant(pid, Signal::SIGKILL));
+}
+
+/// Resident memory of processes in bytes; what several share counts for each of them.
+pub fn resident_memory(pids: &[Pid]) -> u64 {
+    let of = |pid: &Pid| {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", pid.0)).ok()?;
+        statm.split(' ').nth(1)?.parse::<u64>().ok()
+    };
+    pids.iter().filter_map(of).sum::<u64>() * page_bytes()
+}
+
+/// The same, with what several share divided among them.
+pub fn shared_out_memory(pids: &[Pid]) -> u64 {
+    let of = |pid: &Pid| {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", pid.0)).ok()?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    pids.iter().filter_map(of).sum::<u64>() * 1024
+}
+
+fn page_bytes() -> u64 {
+    let asked = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    asked.ok().flatten().map_or(4096, |bytes| bytes as u64)
 }
 
 /// Every process of the machine with its children and its resident memory in bytes: one look for many questions.
@@ -61,7 +103,7 @@ pub struct Census {
 
 impl Census {
     pub fn take() -> io::Result<Census> {
-        let page = 4096.max(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096)) as u64;
+        let page = page_bytes();
         let mut census = Census { rows: HashMap::new(), children: HashMap::new() };
         for pid in all_processes() {
             let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", pid.0)) else {
@@ -111,7 +153,7 @@ pub fn end_marked(marks: &[Marks]) {
         return;
     }
     // What starts anew while others are ended is found in the next round.
-    for _ in 0..100 {
+    for _ in 0..ROUNDS {
         let above = ancestors();
         let marked: Vec<Pid> = all_processes().filter(|pid| !above.contains(pid) && is_marked(*pid, marks)).collect();
         if marked.is_empty() {
@@ -133,7 +175,7 @@ fn all_processes() -> impl Iterator<Item = Pid> {
 }
 
 /// This process and all above it.
-fn ancestors() -> Vec<Pid> {
+pub fn ancestors() -> Vec<Pid> {
     let mut found = vec![super::process::my_pid()];
     while let Some(parent) =
         found.last().and_then(|pid| parent_of(*pid)).filter(|pid| pid.0 > 0 && !found.contains(pid))
@@ -227,7 +269,7 @@ pub fn end_stranger(root: Pid) {
 /// Ends what came up to `me`, a subreaper, from below dead children: every child that is not one of `own`.
 pub fn end_adopted(me: Pid, own: &[Pid]) {
     // Each round ends what the last one orphaned; what cannot be killed sits in the kernel and is left to it.
-    for _ in 0..100 {
+    for _ in 0..ROUNDS {
         let mut children = Vec::new();
         children_of(me, &mut children);
         children.retain(|pid| !own.contains(pid));
@@ -241,5 +283,7 @@ pub fn end_adopted(me: Pid, own: &[Pid]) {
     }
 }
 
+/// Rounds of looking and ending; what is left then sits in the kernel.
+const ROUNDS: usize = 100;
 /// A killed process that is not gone after this sits in the kernel; waiting longer does not help.
 const ENDING_PATIENCE_MS: i32 = 2_000;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::split_word;
 use crate::json::{self, Flat, Object};
 use crate::limits::{NOTE_MAX, RESULT_INLINE_MAX};
-use crate::model::Exited;
+use crate::model::{Exited, Limit};
 
 /// What an agent said.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,6 +157,7 @@ pub fn exited(task: u64, how: &Exited) -> Vec<u8> {
     if how.by_host {
         o.bool("by_host", true);
     }
+    o.opt_str("limit", how.limit.map(Limit::name));
     o.opt_str("failure", how.failure.as_deref());
     if how.unterminated {
         o.bool("unterminated", true);
@@ -182,6 +183,7 @@ fn parse_exited(json: &str) -> Option<Exited> {
         signal: flat.i64("signal").ok()?.map(|n| n as i32),
         by_host: flat.bool("by_host").ok()?.unwrap_or(false),
         failure: text("failure")?,
+        limit: flat.str("limit").ok()?.and_then(|name| Limit::parse(&name)),
         unterminated: flat.bool("unterminated").ok()?.unwrap_or(false),
         bytes: flat.u64("bytes").ok()?,
         log: flat.u64("log").ok()?.unwrap_or(0),
@@ -213,6 +215,7 @@ mod tests {
             by_host: true,
             result: Some("a\nb \"c\"".into()),
             unterminated: true,
+            limit: Some(Limit::CpuTime),
             log: 12,
             ..Exited::default()
         };

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::reference;
+use super::{limits, reference};
 use crate::error::Code;
 use crate::json::{Object, number};
-use crate::model::{Agent, Body, Course, Ended, Phase, State, Task, TaskId, TaskState, Verdict};
+use crate::model::{Agent, Body, Course, Ended, Limit, Limits, Phase, State, Task, TaskId, TaskState, Verdict};
 use crate::time;
 
 /// Appends the answer to one request.
@@ -87,6 +87,7 @@ fn outcome(o: &mut Object, ended: &Ended) {
     if ended.timed_out {
         o.bool("timed_out", true);
     }
+    o.opt_str("limit", ended.limit.map(Limit::name));
     if ended.by_hive {
         o.bool("by_hive", true);
     }
@@ -166,6 +167,8 @@ pub struct Facts<'a> {
     pub term: u64,
     pub since: i64,
     pub group: i32,
+    /// What holds the agents' processes together.
+    pub containment: &'a str,
     pub processors: &'a [usize],
     pub malformed: u64,
     pub clients_cut: u64,
@@ -192,7 +195,7 @@ pub fn status(out: &mut Vec<u8>, tag: &str, state: &State, facts: &Facts) {
         }
         cpus.push(b']');
         s.close();
-        o.num("pgid", facts.group).str("containment", "subreaper");
+        o.num("pgid", facts.group).str("containment", facts.containment);
         let list = o.key("agents");
         list.push(b'[');
         for (n, agent) in state.agents.values().enumerate() {
@@ -232,6 +235,11 @@ fn agent_row(out: &mut Vec<u8>, agent: &Agent) {
     o.strings("labels", agent.labels.iter().map(String::as_str));
     if !agent.abilities.is_empty() {
         o.strings("abilities", agent.abilities.iter().map(String::as_str));
+    }
+    if agent.spec.limits != Limits::default() {
+        let mut l = Object::open(o.key("limits"));
+        limits::write(&mut l, &agent.spec.limits);
+        l.close();
     }
     o.opt_str("reason", agent.reason());
     o.close();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::split_word;
 use crate::json::{Flat, Object};
-use crate::model::{AgentId, Generation, Loss, StopMode};
+use crate::model::{AgentId, Generation, Limit, Loss, StopMode};
 
 /// What a host is told on its `host` FIFO.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Report {
             News::Down(loss) => {
                 out.extend_from_slice(b"DOWN ");
                 let mut o = Object::open(&mut out);
-                o.str("cause", &loss.cause).str("stderr", &loss.stderr);
+                o.str("cause", &loss.cause).str("stderr", &loss.stderr).opt_str("limit", loss.limit.map(Limit::name));
                 o.close();
             }
         }
@@ -99,7 +99,8 @@ impl Report {
             "DOWN" => {
                 let flat = Flat::parse(rest).ok()?;
                 let text = |name| Some(Arc::<str>::from(flat.str(name).ok()??.as_ref()));
-                News::Down(Loss { host: false, cause: text("cause")?, stderr: text("stderr")? })
+                let limit = flat.str("limit").ok()?.and_then(|name| Limit::parse(&name));
+                News::Down(Loss { host: false, cause: text("cause")?, stderr: text("stderr")?, limit })
             }
             _ => return None,
         };
@@ -123,7 +124,7 @@ mod tests {
         ] {
             assert_eq!(Command::parse(command.encode().trim_end()), Some(command));
         }
-        let loss = Loss { host: false, cause: "exit 1".into(), stderr: "a\n\"b\"".into() };
+        let loss = Loss { stderr: "a\n\"b\"".into(), limit: Some(Limit::Memory), ..Loss::because("exit 1") };
         for news in [News::Started(5), News::Ready(0), News::Waits(3), News::Down(loss)] {
             let report = Report { agent: AgentId(2), generation: Generation(9), news };
             let line = report.encode();

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod answer;
 pub mod host;
+pub mod limits;
 pub mod request;
 
 /// The digest in `REF:<sha256>`, if that is what `text` is.

@@ -329,6 +329,7 @@ fn spec(flat: &Flat) -> Result<Spec, String> {
         stop_grace_us: seconds(flat, "stop_grace")?.unwrap_or(micros(limits::STOP_GRACE)),
         start_patience_us: seconds(flat, "start_patience")?.unwrap_or(micros(limits::START_PATIENCE)),
         orphan_grace_us: seconds(flat, "orphan_grace")?.unwrap_or(micros(limits::ORPHAN_GRACE)),
+        limits: super::limits::read(flat)?,
     })
 }
 

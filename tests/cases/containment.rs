@@ -1,5 +1,7 @@
 //! Whatever a workload does to get away, its tree is ended when its time has come.
 
+use std::path::PathBuf;
+
 use crate::harness::{Hive, is_alive, kill, python, wait_until};
 
 /// Each writes its pid to $PIDS when it has got away, and then stays for ever.
@@ -42,9 +44,24 @@ os.execv(\"/bin/sleep\", [\"sleep\", \"1000\"])'; sleep 1000"
     ]
 }
 
-/// Runs every escape as a task, lets `end` end it, and sees that it is gone.
+/// Runs every escape as a task, lets `end` end it, and sees that it is gone: with whatever this machine offers, and
+/// without cgroups.
 fn each_escape_is_ended_by(agents: &str, end: impl Fn(&Hive, &[u64])) {
-    let hive = Hive::start(["-n", agents, "--stop-grace", "0.2"]);
+    for cgroup in ["", "none"] {
+        let hive = Hive::new();
+        let start = hive.cmd(["pool", "start", "-n", agents, "--stop-grace", "0.2"]);
+        start.env("HIVE_CGROUP", cgroup).run().exits(0);
+        assert_eq!(hive.status()["containment"] == "subreaper and marks", cgroup_of(&hive).is_none());
+        escapes_are_ended(&hive, &end);
+    }
+}
+
+/// The hive's cgroup, if it has one.
+fn cgroup_of(hive: &Hive) -> Option<PathBuf> {
+    std::fs::read_to_string(hive.kept().join("cgroup")).ok().map(|path| PathBuf::from(path.trim_end()))
+}
+
+fn escapes_are_ended(hive: &Hive, end: impl Fn(&Hive, &[u64])) {
     let pids = hive.file("pids");
     let escapes = escapes();
     let tasks: Vec<u64> = escapes
@@ -58,7 +75,7 @@ fn each_escape_is_ended_by(agents: &str, end: impl Fn(&Hive, &[u64])) {
     wait_until("all have got away", || got_away().len() == escapes.len() + 9);
     let pids = got_away();
     assert!(pids.iter().all(|pid| is_alive(*pid)), "they live until they are ended");
-    end(&hive, &tasks);
+    end(hive, &tasks);
     let left: Vec<_> = pids.iter().filter(|pid| is_alive(**pid)).collect();
     assert!(left.is_empty(), "still alive: {left:?}");
 }
@@ -152,4 +169,113 @@ fn a_task_that_signals_its_own_group_harms_nobody_else() {
     hive.run(["run", "kill -TERM 0; kill -TERM -$$"]).exits(143);
     gate.open(1);
     other.ends().prints("unharmed\n").exits(0);
+}
+
+#[test]
+fn what_forks_while_it_is_killed_is_ended_too() {
+    for cgroup in ["", "none"] {
+        let hive = Hive::new();
+        hive.cmd(["pool", "start", "-n", "1", "--stop-grace", "0.1"]).env("HIVE_CGROUP", cgroup).run().exits(0);
+        let gate = hive.gate();
+        // Each one that ends has another begin, in a session of its own.
+        let relay = "trap '' TERM; relay() { (sleep 0.01; relay) & }; relay; relay; relay; relay";
+        let task = hive.submit(&format!("{relay}; {}", gate.wait()));
+        gate.wait_for(1);
+        hive.run(["cancel", &task.to_string()]).exits(0);
+        hive.run(["wait", &task.to_string()]).prints(format!("{task} cancelled\n")).exits(1);
+        assert_eq!(hive.running("sh"), [0; 0]);
+        assert_eq!(hive.running("sleep"), [0; 0]);
+    }
+}
+
+/// A task that leaves a process without session, parent or environment of hive's; its pid.
+fn one_that_threw_everything_away(hive: &Hive) -> i32 {
+    let pid = hive.file("pid");
+    hive.submit(&format!("env -i setsid /bin/sh -c 'echo $$ >{pid}; exec /bin/sleep 1000' & wait"));
+    wait_until("it got away", || hive.read("pid").ends_with('\n'));
+    hive.read("pid").trim().parse().unwrap()
+}
+
+fn kill_supervisor_and_host(hive: &Hive) {
+    let (supervisor, host) = (hive.supervisor(), hive.host(1));
+    // Neither is to see the other die.
+    kill(supervisor, "STOP");
+    kill(host, "KILL");
+    kill(supervisor, "KILL");
+    wait_until("both are dead", || !is_alive(supervisor) && !is_alive(host));
+}
+
+#[test]
+fn the_next_start_ends_what_threw_everything_away_when_supervisor_and_host_were_killed() {
+    let hive = Hive::start(["-n", "1"]);
+    if cgroup_of(&hive).is_none() {
+        return eprintln!("skipped: no cgroup v2 that this user may write to");
+    }
+    let lost = one_that_threw_everything_away(&hive);
+    kill_supervisor_and_host(&hive);
+    assert!(is_alive(lost));
+    hive.pool_start(["-n", "0"]).exits(0);
+    assert!(!is_alive(lost));
+}
+
+#[test]
+fn a_cgroup_goes_with_its_hive() {
+    let hive = Hive::start(["-n", "2"]);
+    let Some(cgroup) = cgroup_of(&hive) else {
+        return eprintln!("skipped: no cgroup v2 that this user may write to");
+    };
+    let inside = hive.run(["run", "cat /proc/self/cgroup"]).exits(0).out();
+    assert!(inside.contains(cgroup.file_name().unwrap().to_str().unwrap()), "{inside}");
+    let agent = cgroup.join("agent-1");
+    assert!(agent.exists() && !cgroup.join("agent-2").exists(), "one is made when it is needed");
+    kill(hive.host(1), "KILL");
+    wait_until("it is back", || hive.agent(1)["state"] == "idle");
+    assert!(!agent.exists(), "it went with its host");
+    hive.run(["run", "true"]).exits(0);
+    hive.run(["pool", "stop"]).exits(0);
+    assert!(!cgroup.exists() && cgroup_of(&hive).is_none());
+}
+
+#[test]
+fn a_hive_that_nobody_leads_any_more_leaves_no_cgroup() {
+    let hive = Hive::start(["-n", "2", "--grace", "0.2"]);
+    let Some(cgroup) = cgroup_of(&hive) else {
+        return eprintln!("skipped: no cgroup v2 that this user may write to");
+    };
+    hive.run(["run", "true"]).exits(0);
+    kill(hive.supervisor(), "KILL");
+    wait_until("the hosts have given up", || hive.processes().is_empty());
+    assert!(!cgroup.exists());
+    hive.pool_start(["-n", "0"]).exits(0);
+}
+
+#[test]
+fn a_hive_in_a_folder_that_is_no_cgroup_does_without() {
+    let hive = Hive::new();
+    hive.cmd(["pool", "start", "-n", "1"]).env("HIVE_CGROUP", hive.path("")).run().exits(0);
+    assert_eq!(hive.status()["containment"], "subreaper and marks");
+    hive.run(["run", "echo hi"]).prints("hi\n").exits(0);
+}
+
+/// Needs a pid namespace, in which the next pid can be chosen.
+#[test]
+fn a_pid_that_has_come_back_as_somebody_elses_is_left_alone() {
+    let hive = Hive::new();
+    let script = r#"
+        hivectl pool start -n 1 >/dev/null
+        host=$(hivectl --json pool status | grep -o '"pid":[0-9]*' | head -n 1 | cut -d: -f2)
+        leader=$(sed 's/.*"pid":\([0-9]*\).*/\1/' $LIVE/leader)
+        kill -STOP $leader; kill -9 $host $leader
+        while [ -e /proc/$host ]; do sleep 0.01; done
+        echo $((host - 1)) >/proc/sys/kernel/ns_last_pid
+        sleep 1000 & stranger=$!
+        echo $((stranger - host))
+        hivectl pool start -n 1 >/dev/null; hivectl pool stop >/dev/null
+        kill -0 $stranger && echo unharmed; kill -9 $stranger"#;
+    let script = hive.write("reuse.sh", script);
+    let ran = hive.bash(&format!("unshare --pid --fork --mount-proc --kill-child bash {script}"));
+    if ran.code != 0 && String::from_utf8_lossy(&ran.stderr).starts_with("unshare: ") {
+        return eprintln!("skipped: no pid namespace: {ran}");
+    }
+    ran.prints("0\nunharmed\n");
 }

@@ -36,10 +36,11 @@ fn status_for_people_has_a_row_for_each_agent() {
         lines[0].starts_with(&format!("hive default (running): supervisor {} on processors ", hive.supervisor())),
         "{text}"
     );
-    assert_eq!(lines[1], "tasks: 0 queued, 0 running, 1 done, 0 failed, 0 cancelled");
-    assert!(lines[2].starts_with("AGENT  KIND   STATE  TASK"), "{text}");
-    assert!(lines[3].starts_with("1      shell  idle   -") && lines[4].starts_with("2      shell  idle   -"), "{text}");
-    assert_eq!(lines.len(), 5);
+    assert_eq!(lines[1], format!("containment: {}", hive.status()["containment"].as_str().unwrap()));
+    assert_eq!(lines[2], "tasks: 0 queued, 0 running, 1 done, 0 failed, 0 cancelled");
+    assert!(lines[3].starts_with("AGENT  KIND   STATE  TASK"), "{text}");
+    assert!(lines[4].starts_with("1      shell  idle   -") && lines[5].starts_with("2      shell  idle   -"), "{text}");
+    assert_eq!(lines.len(), 6);
 }
 
 #[test]

@@ -8,13 +8,13 @@ use mio::Poll;
 
 use super::Agents;
 use crate::limits;
-use crate::model::{AgentId, Generation, Input, Loss, State, TaskId};
+use crate::model::{AgentId, Generation, Input, Limit, Loss, State, TaskId};
 use crate::store::BoundedLog;
 use crate::supervisor::collect::{Line, Overlong, answered_task};
 use crate::supervisor::core::Core;
 use crate::supervisor::unwatch;
 use crate::sys::process::Ending;
-use crate::sys::signal;
+use crate::sys::{oom, signal};
 use crate::wire::agent::{self, Said};
 use crate::wire::host::{Command, News, Report};
 
@@ -26,13 +26,18 @@ impl Agents {
         if link.adopted {
             self.left_behind.push((id, host.pid));
         }
-        let cause = match host.reap() {
-            Some(Ending::Signal(n)) => format!("its host was killed by SIG{}", signal::name(n)),
-            Some(Ending::Exit(code)) => format!("its host exited with {code}"),
-            None => "its host is gone".to_owned(),
+        let ending = host.reap();
+        let before = std::mem::replace(&mut self.oom_kills, oom::kills());
+        let out_of_memory = ending == Some(Ending::Signal(signal::KILL)) && self.oom_kills > before;
+        let limit = out_of_memory.then_some(Limit::MachineMemory);
+        let cause = match (limit, ending) {
+            (Some(_), _) => "its host was taken by the kernel's out-of-memory killer".to_owned(),
+            (None, Some(Ending::Signal(n))) => format!("its host was killed by SIG{}", signal::name(n)),
+            (None, Some(Ending::Exit(code))) => format!("its host exited with {code}"),
+            (None, None) => "its host is gone".to_owned(),
         };
         let generation = state.agents.get(&id).map_or(Generation(0), |a| a.generation);
-        self.losses.push_back((id, generation, Loss { host: true, cause: cause.into(), stderr: "".into() }));
+        self.losses.push_back((id, generation, Loss { host: true, limit, ..Loss::because(cause) }));
     }
 
     /// The agent of whom there is news that is heeded only after its last words.

@@ -22,8 +22,9 @@ use crate::model::{AgentId, Generation, HostId, Input, Loss, Seq, State, StopMod
 use crate::outbox::{Outbox, Unit};
 use crate::store::marks::Delivery;
 use crate::store::{BoundedLog, Folders, Marks};
-use crate::sys::process::{self, Pid, Place, Plan, Process};
-use crate::sys::{failpoint, fifo, tree};
+use crate::sys::cgroup::Cgroup;
+use crate::sys::process::{self, Bounds, Pid, Place, Plan, Process};
+use crate::sys::{cgroup, failpoint, fifo, oom, tree};
 use crate::wire::host::Command;
 
 pub struct Agents {
@@ -46,7 +47,12 @@ pub struct Agents {
     waiting: VecDeque<AgentId>,
     /// What hosts get back that the supervisor changed for itself.
     open_files: u64,
+    oom_score: i32,
     processors: Vec<usize>,
+    /// The hive's cgroup, where there can be one.
+    cgroup: Option<Cgroup>,
+    /// How many processes the kernel's out-of-memory killer had taken when it was last asked.
+    oom_kills: u64,
 }
 
 /// Pipes of the whole pool, as descriptors.
@@ -94,6 +100,7 @@ impl Link {
 
 impl Agents {
     pub fn new(folders: Folders, shared: Shared, marks: Marks, open_files: u64, processors: Vec<usize>) -> Agents {
+        let cgroup = folders.cgroup().make();
         Agents {
             folders,
             links: BTreeMap::new(),
@@ -106,8 +113,16 @@ impl Agents {
             losses: VecDeque::new(),
             waiting: VecDeque::new(),
             open_files,
+            oom_score: oom::protect_myself(),
             processors,
+            cgroup,
+            oom_kills: oom::kills(),
         }
+    }
+
+    /// What holds the agents' processes together, in words.
+    pub fn containment(&self) -> String {
+        cgroup::containment(self.cgroup.as_ref())
     }
 
     pub fn out(&self, id: AgentId) -> Option<&File> {
@@ -152,8 +167,8 @@ impl Agents {
                 let _ = core.feed(Input::Hosted { agent: id, generation, host });
             }
             Err(e) => {
-                let cause = format!("cannot start its host: {}", crate::error::reason(&e)).into();
-                self.losses.push_back((id, generation, Loss { host: true, cause, stderr: "".into() }));
+                let cause = format!("cannot start its host: {}", crate::error::reason(&e));
+                self.losses.push_back((id, generation, Loss { host: true, ..Loss::because(cause) }));
             }
         }
     }
@@ -176,7 +191,9 @@ impl Agents {
             spec: spec.clone(),
             supervisor: process::my_pid().0,
             open_files: self.open_files,
+            oom_score: self.oom_score,
             processors: self.processors.clone(),
+            cgroup: self.cgroup.as_ref().map(|home| home.path.clone()),
         };
         failpoint::pass("spawn");
         let pid = self.start_host(&orders, &pipes)?;
@@ -216,6 +233,7 @@ impl Agents {
             folder: None,
             fds: &fds,
             place: Place::Group(self.group),
+            bounds: Bounds::default(),
         };
         if self.group != 0 {
             match process::start(&plan) {
@@ -296,6 +314,17 @@ impl Agents {
         let left = self.left_behind.extract_if(.., |(of, _)| id.is_none_or(|id| id == *of));
         let marks: Vec<tree::Marks> = left.map(|(_, host)| mark_of_workloads(&self.folders, host)).collect();
         tree::end_marked(&marks);
+        match id {
+            Some(id) => self.end_cgroup(id),
+            None => self.folders.cgroup().leave(),
+        }
+    }
+
+    fn end_cgroup(&self, id: AgentId) {
+        let path = self.cgroup.as_ref().map(|home| cgroup::of_agent(&home.path, id.0));
+        if let Some(left) = path.and_then(|path| Cgroup::open(&path).ok()) {
+            left.end();
+        }
     }
 
     pub fn flush(&mut self, poll: &Poll) {
