@@ -15,14 +15,17 @@ mod cases {
     mod hosts;
     mod kits;
     mod lines;
+    mod locks;
     mod logs;
     mod oneshot;
     mod outcomes;
+    mod queues;
     mod recovery;
     mod rules;
     mod run;
     mod scale;
     mod start;
+    mod state;
     mod status;
     mod stop;
     mod submit;

@@ -294,7 +294,7 @@ impl Supervisor {
                 format!("{} is another supervisor's now: left alone", live.display()),
             ));
         }
-        std::fs::remove_dir_all(live).map_err(|e| Error::os(format!("cannot remove {}", live.display()), e))
+        self.settings.folders.remove_live()
     }
 
     fn say_who_leads(&self) -> Result<()> {

@@ -2,9 +2,11 @@
 //! Invariant: every descriptor is owned and close-on-exec from its creation; a pid is only ever signalled
 //! through a pidfd or by the process that is its parent. Knows nothing of tasks or agents.
 
+pub mod child;
 pub mod clock;
 pub mod failpoint;
 pub mod fifo;
+pub mod folder;
 pub mod lock;
 pub mod notify;
 pub mod process;
