@@ -21,7 +21,7 @@ use super::{Key, MAIL, ORDER, Pattern, State, cannot, mode, word};
 use crate::error::{Code, Error, Result};
 use crate::limits::MAIL_BYTES_MAX;
 use crate::sys::clock;
-use crate::sys::folder::{Folder, set_modified, temporary_name};
+use crate::sys::folder::{Folder, Found, set_modified, temporary_name};
 use crate::sys::notify::Watcher;
 
 const KEYS: &str = "keys";
@@ -165,13 +165,14 @@ fn owner_wants(mailbox: &Folder, key: &Key) -> io::Result<Option<bool>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let mut keys = match Flock::lock(keys, FlockArg::LockSharedNonblock) {
+    let keys = match Flock::lock(keys, FlockArg::LockSharedNonblock) {
         Ok(_) => return Ok(None),
         Err((keys, Errno::EWOULDBLOCK)) => keys,
         Err((_, e)) => return Err(e.into()),
     };
     let mut text = String::new();
-    keys.read_to_string(&mut text)?;
+    // Not by its length, which would have to be asked for.
+    keys.take(u64::MAX).read_to_string(&mut text)?;
     Ok(Some(text.lines().filter_map(|line| Pattern::parse(line).ok()).any(|pattern| pattern.takes(key.as_str()))))
 }
 
@@ -213,6 +214,7 @@ impl Watch {
             Ok(Watch { name, mailbox, keys, watcher, letters: VecDeque::new(), expiries: BTreeMap::new() })
         };
         let mut watch = make().map_err(|e| cannot("watch the store", e))?;
+        watch.letters = watch.waiting().map_err(|e| cannot("look for changes", e))?.into();
         let now = clock::monotonic_micros();
         for pattern in patterns {
             let mortal =
@@ -224,10 +226,8 @@ impl Watch {
 
     /// The next change; `None` where none has come until `deadline` (on the monotonic clock).
     pub fn next(&mut self, state: &mut State, deadline: Option<i64>) -> Result<Option<Change>> {
+        let mut looked = false;
         loop {
-            if self.letters.is_empty() {
-                self.letters = self.waiting().map_err(|e| cannot("look for changes", e))?.into();
-            }
             // The first durable key may be among them.
             state.find_kept()?;
             while let Some((version, is_value, key, letter)) = self.letters.pop_front() {
@@ -241,7 +241,7 @@ impl Watch {
                 return Err(Error::new(Code::Limit, format!("this watcher was cut off: {why}")));
             }
             let now = clock::monotonic_micros();
-            if deadline.is_some_and(|deadline| deadline <= now) {
+            if looked && deadline.is_some_and(|deadline| deadline <= now) {
                 return Ok(None);
             }
             if self.end_what_is_over(state, now)? {
@@ -252,6 +252,9 @@ impl Watch {
             // Rounded up, or it would wake before its time.
             let wait = wait.map_or(-1, |wait| (wait.as_millis() as i32).saturating_add(1));
             self.watcher.wait(wait).map_err(|e| cannot("wait for changes", e))?;
+            // What came before the wait was taken before it; what comes after this look wakes the next one.
+            self.letters = self.waiting().map_err(|e| cannot("look for changes", e))?.into();
+            looked = true;
         }
     }
 
@@ -278,10 +281,17 @@ impl Watch {
         key: &Key,
         letter: &str,
     ) -> io::Result<Option<Change>> {
-        // Whoever wrote it is done when the key's lock is free, or dead.
-        drop(state.lock(key)?);
-        let now = state.lookup(key)?.map_or(0, |(_, found)| found.modified_micros);
-        let is_so = if is_value { now >= version } else { now == 0 || now > version };
+        let look = || -> io::Result<(bool, Option<Found>)> {
+            let found = state.lookup(key)?.map(|(_, found)| found);
+            let now = found.map_or(0, |found| found.modified_micros);
+            Ok((if is_value { now >= version } else { now == 0 || now > version }, found))
+        };
+        let (mut is_so, mut found) = look()?;
+        if !is_so {
+            // Whoever wrote it is done when the key's lock is free, or dead.
+            drop(state.lock(key)?);
+            (is_so, found) = look()?;
+        }
         let was_so = || -> io::Result<bool> {
             Ok(self.waiting()?.iter().any(|(later, _, of, _)| of == key && *later > version))
         };
@@ -300,7 +310,7 @@ impl Watch {
         if !is_real {
             return Ok(None);
         }
-        match state.lookup(key)?.and_then(|(_, found)| state.expiry(&found)) {
+        match found.and_then(|found| state.expiry(&found)) {
             Some(at) => self.expiries.insert(key.as_str().to_owned(), at),
             None => self.expiries.remove(key.as_str()),
         };

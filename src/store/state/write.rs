@@ -1,6 +1,7 @@
 //! Changing values: set, cas, del, and what goes when its time is over. Each is: write aside, lock the key, look, decide,
 //! tell the watchers, rename. A kill between any two of these leaves the old value.
 
+use std::cell::Cell;
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -50,6 +51,8 @@ pub(super) struct Written<'a> {
     name: String,
     pub file: File,
     bytes: &'a [u8],
+    /// It has its key: nothing is left aside.
+    placed: Cell<bool>,
 }
 
 impl Written<'_> {
@@ -64,7 +67,9 @@ impl Written<'_> {
 
 impl Drop for Written<'_> {
     fn drop(&mut self) {
-        let _ = self.room.tmp.remove(&self.name);
+        if !self.placed.get() {
+            let _ = self.room.tmp.remove(&self.name);
+        }
     }
 }
 
@@ -146,7 +151,7 @@ impl State {
             }
             other => other?,
         };
-        let mut written = Written { room, name, file, bytes };
+        let mut written = Written { room, name, file, bytes, placed: Cell::new(false) };
         written.file.write_all(bytes)?;
         Ok(written)
     }
@@ -216,6 +221,7 @@ impl State {
             self.take_back(&posted);
             return Err(e);
         }
+        written.placed.set(true);
         if room.durable {
             parent.sync()?;
         }
@@ -224,7 +230,10 @@ impl State {
 
     /// A live value of a durable key, from before it was made durable.
     fn remove_shadow(&self, key: &Key, room: &Room) -> io::Result<()> {
-        let Some(old) = self.live.find(key)?.filter(|_| room.durable) else { return Ok(()) };
+        if !room.durable {
+            return Ok(());
+        }
+        let Some(old) = self.live.find(key)? else { return Ok(()) };
         self.live.parent(key)?.remove(key.parts().1)?;
         self.clean_up(key, &old, mode::PLAIN)?;
         self.live.remove_empty_parents(key)
