@@ -212,7 +212,7 @@ impl Queue {
             };
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
-            let (group, text) = split(bytes);
+            let (group, text) = parts_of(bytes);
             if busy.contains(&group) {
                 passed_none = false;
                 continue;
@@ -299,7 +299,7 @@ impl Queue {
                 let Ok(id) = name.parse() else { continue };
                 let mut bytes = Vec::new();
                 self.ready.read(&name)?.read_to_end(&mut bytes)?;
-                let (group, text) = split(bytes);
+                let (group, text) = parts_of(bytes);
                 items.push(Listed { id, group, bytes: text.len() as u64, holder: None });
             }
             items.sort_by_key(|item| item.id);
@@ -360,7 +360,7 @@ impl Queue {
 }
 
 /// An item's file: its group, a newline, the item.
-fn split(mut bytes: Vec<u8>) -> (String, Vec<u8>) {
+fn parts_of(mut bytes: Vec<u8>) -> (String, Vec<u8>) {
     let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
     let group = String::from_utf8_lossy(&bytes[..end]).into_owned();
     bytes.drain(..(end + 1).min(bytes.len()));
@@ -385,7 +385,7 @@ mod tests {
         let lease = Lease::parse(Lease::name(7, holder, "a.b")).unwrap();
         assert_eq!((lease.id, lease.holder, lease.group.as_str()), (7, holder, "a.b"));
         assert!(Lease::parse("7.x.1.".into()).is_none());
-        assert_eq!(split(b"g\nan\nitem".to_vec()), ("g".to_owned(), b"an\nitem".to_vec()));
-        assert_eq!(split(b"\n".to_vec()), (String::new(), Vec::new()));
+        assert_eq!(parts_of(b"g\nan\nitem".to_vec()), ("g".to_owned(), b"an\nitem".to_vec()));
+        assert_eq!(parts_of(b"\n".to_vec()), (String::new(), Vec::new()));
     }
 }
