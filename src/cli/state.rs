@@ -22,7 +22,7 @@ pub fn command(command: Command) -> Command {
     let ttl = Arg::new("ttl").long("ttl").value_name("SECONDS").allow_hyphen_values(true);
     let ttl = ttl.value_parser(super::submit::seconds).help("It goes by itself after this time");
     let durable = flag("durable", "Keep it on disk, through a reboot; a key stays durable until it is deleted");
-    command
+    let command = command
         .about("Set and get values that all processes share; works with and without a running hive")
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -62,7 +62,15 @@ pub fn command(command: Command) -> Command {
         .subcommand(
             sub("del", "Delete keys (exit 4: one was not there)")
                 .arg(key().num_args(1..).help("A key; with a slash at its end, everything below")),
-        )
+        );
+    looking(command)
+}
+
+/// The parts that look at many keys, or at none.
+fn looking(command: Command) -> Command {
+    let sub = |name: &'static str, about: &'static str| Command::new(name).about(about);
+    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    command
         .subcommand(
             sub("list", "List the keys")
                 .arg(pattern().num_args(0..=1))
@@ -275,7 +283,7 @@ fn json_of(entry: &Entry) -> String {
 
 fn row_of(entry: &Entry) -> Vec<String> {
     let kept = if entry.durable { "disk" } else { "memory" };
-    let lives = entry.expires_in.map_or("-".to_owned(), output::duration);
+    let lives = entry.expires_in.map_or("-".to_owned(), crate::time::duration);
     vec![entry.key.clone(), entry.version.to_string(), entry.bytes.to_string(), kept.to_owned(), lives]
 }
 
