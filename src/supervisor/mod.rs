@@ -281,7 +281,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The end of a stopped hive: nothing of it stays but the log.
+    /// The end of a stopped hive: nothing of it stays but the log, and what is used without a supervisor.
     fn leave(&mut self) -> Result<()> {
         self.syncer.finish();
         self.hive.core.log.give_back();
