@@ -49,6 +49,8 @@ impl Hive {
     /// Where it keeps what outlives it (HIVE_DIR).
     pub fn folder(&self) -> &Path {
         &self.kept
+    }
+
     /// The same folders for hive's library.
     pub fn folders(&self) -> Folders {
         let (live, kept) = (self.shared.join("default"), self.kept.join("default"));

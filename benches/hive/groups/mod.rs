@@ -13,13 +13,12 @@ mod throughput;
 use crate::runner::Group;
 
 /// In the order in which they are run.
-pub const ALL: [Group; 7] =
-    [dispatch::GROUP, throughput::GROUP, oneshot::GROUP, command::GROUP, context::GROUP, pool::GROUP, idle::GROUP];
-pub const ALL: [Group; 8] = [
+pub const ALL: [Group; 9] = [
     dispatch::GROUP,
     throughput::GROUP,
     oneshot::GROUP,
     command::GROUP,
+    context::GROUP,
     pool::GROUP,
     state::GROUP,
     lock::GROUP,
