@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Cmd, Hive, kill, wait_until};
+use crate::harness::{Cmd, Hive, is_alive, kill, wait_until};
 
 fn flock(hive: &Hive, args: &[&str]) -> i32 {
     let file = hive.live().join("locks/x");
@@ -60,16 +60,11 @@ fn every_holding_has_a_higher_fence() {
 #[test]
 fn stray_children_do_not_keep_a_lock() {
     let hive = Hive::new();
-    hive.run(["lock", "x", "--", "sh", "-c", "sleep 100 >/dev/null 2>&1 & echo $!"])
-        .exits(0)
-        .out()
-        .trim()
-        .parse()
-        .map(|pid| {
-            assert_eq!(flock(&hive, &["true"]), 0);
-            kill(pid, "KILL");
-        })
-        .unwrap();
+    let stray = hive.run(["lock", "x", "--", "sh", "-c", "sleep 100 >/dev/null 2>&1 & echo $!"]).exits(0).out();
+    assert_eq!(flock(&hive, &["true"]), 0);
+    let stray = stray.trim().parse().unwrap();
+    kill(stray, "KILL");
+    wait_until("it is gone", || !is_alive(stray));
 }
 
 #[test]
@@ -80,7 +75,7 @@ fn a_killed_holder_frees_the_lock_and_takes_its_command_along() {
     let command = hive.children_of(holder.pid());
     holder.signal("KILL");
     hive.run(["lock", "x", "--", "true"]).exits(0);
-    wait_until("the command is gone", || !crate::harness::is_alive(command[0]));
+    wait_until("the command is gone", || !is_alive(command[0]));
 }
 
 #[test]
