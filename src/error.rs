@@ -17,6 +17,10 @@ pub enum Code {
     NoSuchContent,
     /// Content that is not what its name says.
     Damaged,
+    NoSuchKey,
+    NoSuchItem,
+    /// Somebody else was first: the version is not the expected one.
+    Conflict,
     TimedOut,
     AlreadyRunning,
     Limit,
@@ -38,6 +42,9 @@ const TABLE: &[(Code, &str, i32)] = &[
     (Code::NoSuchLabel, "no-such-label", 4),
     (Code::NoSuchContent, "no-such-content", 4),
     (Code::Damaged, "damaged", 1),
+    (Code::NoSuchKey, "no-such-key", 4),
+    (Code::NoSuchItem, "no-such-item", 4),
+    (Code::Conflict, "conflict", 1),
     (Code::TimedOut, "timed-out", 5),
     (Code::AlreadyRunning, "already-running", 6),
     (Code::Limit, "limit", 6),

@@ -114,6 +114,23 @@ pub const SYNC_WITHIN: Duration = Duration::from_millis(100);
 /// The supervisor's own log, before it starts over.
 pub const SUPERVISOR_LOG_MAX: u64 = 1024 * 1024;
 
+/// A key as one file name, and a part of its path.
+pub const KEY_MAX: usize = 200;
+pub const KEY_PART_MAX: usize = 200;
+/// One value of the state store.
+pub const VALUE_MAX: u64 = 64 * 1024 * 1024;
+/// All values of a hive (`state quota` changes it): /dev/shm is memory.
+pub const STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Changes that watchers have not taken; the one that is furthest behind is cut off.
+pub const MAIL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// A counter stays within these bounds, both ways; and what is added at once.
+pub const COUNTER_MAX: i64 = 1 << 61;
+pub const INCR_MAX: i64 = 1 << 53;
+/// An item of a queue that lies in it; a longer one goes by reference.
+pub const ITEM_INLINE_MAX: usize = 4096;
+/// Items that wait in one queue.
+pub const QUEUE_ITEMS_MAX: u64 = 1 << 20;
+
 const _: () = assert!(LINE_MAX <= 4096, "a line must not tear: PIPE_BUF");
 const _: () = assert!(TEXT_INLINE_MAX + NOTE_MAX < LINE_MAX, "a TASK line fits");
 const _: () = assert!(RESULT_INLINE_MAX + NOTE_MAX < LINE_MAX, "a DONE line fits");
@@ -122,3 +139,6 @@ const _: () = assert!(READ_MAX * 2 <= TURN_BYTES_MAX, "one pipe cannot fill a tu
 const _: () = assert!(LOG_RESERVE_TASK as usize > RESULT_INLINE_MAX + 2 * NOTE_MAX, "an end fits its reserve");
 const _: () = assert!(LOG_RESERVE_REQUEST as usize > 2 * LINE_MAX - TAG_MAX, "a request fits its reserve");
 const _: () = assert!(CLIENT_QUEUE_MAX > TASKS_PAGE_BYTES * 2, "a page fits a client's queue");
+const _: () = assert!(KEY_MAX + 32 < 255, "a key with a version is one file name");
+const _: () = assert!(STATE_BYTES_MAX > 2 * VALUE_MAX, "a value can be replaced by another");
+const _: () = assert!(COUNTER_MAX / INCR_MAX >= 256, "many too large additions at once stay far from a closed counter");

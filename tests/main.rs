@@ -16,14 +16,17 @@ mod cases {
     mod kits;
     mod limits;
     mod lines;
+    mod locks;
     mod logs;
     mod oneshot;
     mod outcomes;
+    mod queues;
     mod recovery;
     mod rules;
     mod run;
     mod scale;
     mod start;
+    mod state;
     mod status;
     mod stop;
     mod submit;

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use hive::store::Folders;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -48,6 +49,17 @@ impl Hive {
     /// Where it keeps what outlives it (HIVE_DIR).
     pub fn folder(&self) -> &Path {
         &self.kept
+    }
+
+    /// The same folders for hive's library.
+    pub fn folders(&self) -> Folders {
+        let (live, kept) = (self.shared.join("default"), self.kept.join("default"));
+        Folders { hive: "default".into(), live, kept, context: self.kept.join("context") }
+    }
+
+    /// A folder in shared memory, for a floor.
+    pub fn shared(&self) -> &Path {
+        &self.shared
     }
 
     /// A running pool: `pool start` with these arguments has said that every agent is ready.

@@ -24,6 +24,23 @@ impl Child {
         os::fork_child(work).map(Child).trying("forking a helper")
     }
 
+    pub fn kill(&self) {
+        let _ = kill(self.0, Signal::SIGKILL);
+    }
+
+    /// Waits until it sleeps in flock(2), as the kernel says it.
+    pub fn wait_until_blocked(&self) -> Result<()> {
+        let call = format!("{} ", nix::libc::SYS_flock);
+        for _ in 0..10_000 {
+            let text = std::fs::read_to_string(format!("/proc/{}/syscall", self.0)).unwrap_or_default();
+            if text.starts_with(&call) {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+        Err(failure("a process did not come to wait for a lock"))
+    }
+
     pub fn wait(self) -> Result<()> {
         let ended = wait_for(self.0);
         // Ended and reaped: its pid may already be somebody else's.

@@ -3,13 +3,17 @@
 
 mod context;
 mod events;
+mod foreground;
 mod launch;
+mod lock;
 mod logs;
 mod outcome;
 mod output;
 mod pool;
+mod queue;
 mod run;
 mod start;
+mod state;
 mod status;
 mod submit;
 mod task;
@@ -74,6 +78,10 @@ const VERBS: &[Verb] = &[
     Verb { name: "cancel", command: task::cancel_command, run: task::cancel },
     Verb { name: "logs", command: logs::command, run: logs::run },
     Verb { name: "context", command: context::command, run: context::run },
+    Verb { name: "state", command: state::command, run: state::run },
+    Verb { name: "lock", command: lock::lock_command, run: lock::lock },
+    Verb { name: "elect", command: lock::elect_command, run: lock::elect },
+    Verb { name: "queue", command: queue::command, run: queue::run },
     Verb { name: "events", command: events::command, run: events::run },
     Verb { name: "paths", command: paths_command, run: paths },
 ];
@@ -81,8 +89,9 @@ const VERBS: &[Verb] = &[
 const CODES: &str = "\
 Exit codes:
   0 done   1 the task failed, or the answer is no   2 wrong use   3 no hive is running
-  4 no such agent, task, label or content   5 timed out   6 refused (limit, disk full, running already)
-  `run` exits with the task's own code where it has one, and with 125 where hive failed.
+  4 no such agent, task, label, content, key or item   5 timed out   6 refused (limit, disk full, running already)
+  `run` exits with the task's own code where it has one, `lock`, `elect` and `queue pop` with their
+  command's; with 125 where hive failed.
 
 Environment:
   HIVE_NAME  the hive to talk to (default: default)      HIVE_DIR  where logs and results are kept
@@ -156,7 +165,7 @@ fn complain(error: &Error, json: bool, verb: &str) -> i32 {
         eprintln!("hivectl: {error}");
     }
     match error.code.exit() {
-        1 if verb == "run" => exit::HIVE_FAILED,
+        1 if matches!(verb, "run" | "lock" | "elect") => exit::HIVE_FAILED,
         code => code,
     }
 }
@@ -165,7 +174,7 @@ fn paths_command(command: Command) -> Command {
     command.about("Print where this hive keeps its files and pipes").arg(
         Arg::new("which")
             .value_name("WHICH")
-            .help("Print this path alone: live, ctl, replies, kept, events, logs, context, supervisor_log"),
+            .help("Print this path alone: live, ctl, replies, state, locks, queues, kept, kept_state, events, logs, context, supervisor_log"),
     )
 }
 
@@ -175,7 +184,11 @@ fn paths(call: &mut Call) -> Result<i32> {
         ("live", &f.live),
         ("ctl", &f.ctl()),
         ("replies", &f.replies()),
+        ("state", &f.state()),
+        ("locks", &f.locks()),
+        ("queues", &f.queues()),
         ("kept", &f.kept),
+        ("kept_state", &f.kept_state()),
         ("events", &f.events()),
         ("logs", &f.logs()),
         ("context", &f.context),

@@ -88,7 +88,7 @@ fn stop(call: &mut Call) -> Result<i32> {
     for standby in standbys {
         standby.wait_for_end(-1);
     }
-    if call.folders.live.exists() {
+    if call.folders.leader().exists() {
         let message = format!(
             "the hive has stopped, but {} could not be removed: see {}",
             call.folders.live.display(),

@@ -45,14 +45,9 @@ impl Folders {
 
     /// Makes every folder that a supervisor needs.
     pub fn make(&self) -> Result<()> {
-        for base in [&self.live, &self.kept].iter().filter_map(|p| p.parent()) {
-            fs::create_dir_all(base.parent().unwrap_or(base))
-                .map_err(|e| Error::os(format!("cannot make {}", base.display()), e))?;
-            private(base)?;
-        }
+        self.make_live()?;
+        self.make_kept()?;
         for dir in [
-            &self.live,
-            &self.kept,
             &self.context,
             &self.context.join("tmp"),
             &self.replies(),
@@ -64,6 +59,46 @@ impl Folders {
             private(dir)?;
         }
         Ok(())
+    }
+
+    /// Makes the live folder for what needs no supervisor: state, locks, queues.
+    pub fn make_live(&self) -> Result<()> {
+        make_under_base(&self.live)
+    }
+
+    /// Makes the store of contents.
+    pub fn make_context(&self) -> Result<()> {
+        self.make_kept()?;
+        private(&self.context)?;
+        private(&self.context.join("tmp"))
+    }
+
+    pub fn make_kept(&self) -> Result<()> {
+        make_under_base(&self.kept)
+    }
+
+    /// Removes what a supervisor made in the live folder. What others may be using without one stays: a lock whose file
+    /// were removed would be two locks. The leader's file goes last: with it the next one may come.
+    pub fn remove_live(&self) -> Result<()> {
+        let cannot = |path: &Path, e| Error::os(format!("cannot remove {}", path.display()), e);
+        let stays = [self.state(), self.locks(), self.queues(), self.leader()];
+        for entry in fs::read_dir(&self.live).map_err(|e| cannot(&self.live, e))?.flatten() {
+            let path = entry.path();
+            if stays.contains(&path) {
+                continue;
+            }
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|e| cannot(&path, e))?;
+        }
+        match fs::remove_file(self.leader()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot(&self.leader(), e)),
+            _ => {}
+        }
+        match fs::remove_dir(&self.live) {
+            Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => Err(cannot(&self.live, e)),
+            _ => Ok(()),
+        }
     }
 
     pub fn make_agent(&self, agent: AgentId) -> Result<()> {
@@ -108,6 +143,23 @@ impl Folders {
         self.agents().join(agent.to_string())
     }
 
+    pub fn state(&self) -> PathBuf {
+        self.live.join("state")
+    }
+
+    /// Durable keys.
+    pub fn kept_state(&self) -> PathBuf {
+        self.kept.join("state")
+    }
+
+    pub fn locks(&self) -> PathBuf {
+        self.live.join("locks")
+    }
+
+    pub fn queues(&self) -> PathBuf {
+        self.live.join("queues")
+    }
+
     pub fn events(&self) -> PathBuf {
         self.kept.join("events")
     }
@@ -128,6 +180,17 @@ impl Folders {
     pub fn supervisor_log(&self) -> PathBuf {
         self.kept.join("supervisor.log")
     }
+}
+
+/// Makes a hive's folder, with the base that all hives of this user share.
+fn make_under_base(folder: &Path) -> Result<()> {
+    let base = folder.parent().unwrap_or(folder);
+    if !base.is_dir() {
+        fs::create_dir_all(base.parent().unwrap_or(base))
+            .map_err(|e| Error::os(format!("cannot make {}", base.display()), e))?;
+    }
+    private(base)?;
+    private(folder)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -1,14 +1,19 @@
-//! What hive keeps: the event log, content by digest, the intake and the marks; and where all of it lies.
+//! What hive keeps: the event log, content by digest, the intake and the marks; what processes share without a
+//! supervisor: state, locks, queues; and where all of it lies.
 //! Invariant: everything lies in folders of this user alone (0700), and nothing is reached through a symbolic link.
 
 pub mod context;
 pub mod diff;
 pub mod folders;
 pub mod intake;
+pub mod locks;
 pub mod log;
 pub mod marks;
 pub mod output;
+pub mod queue;
 pub mod references;
+pub mod stamp;
+pub mod state;
 pub mod surroundings;
 pub mod sync;
 pub mod upkeep;
@@ -16,6 +21,9 @@ pub mod upkeep;
 pub use context::Context;
 pub use folders::Folders;
 pub use intake::Intake;
+pub use locks::{Lock, Locks};
 pub use log::Log;
 pub use marks::Marks;
 pub use output::BoundedLog;
+pub use queue::Queue;
+pub use state::State;

@@ -39,7 +39,7 @@ impl Lead {
         let log = log.map_err(os(format!("cannot wait for the lock of {}", folders.kept.display())))?;
         if log::is_stopped(&folders.events()).map_err(os("cannot read the end of the log".to_owned()))? {
             // Whoever stopped it may have died before it was done with that.
-            let _ = std::fs::remove_dir_all(&folders.live);
+            let _ = folders.remove_live();
             return Ok(None);
         }
         folders.make()?;

@@ -281,7 +281,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The end of a stopped hive: nothing of it stays but the log.
+    /// The end of a stopped hive: nothing of it stays but the log, and what is used without a supervisor.
     fn leave(&mut self) -> Result<()> {
         self.syncer.finish();
         self.hive.core.log.give_back();
@@ -294,7 +294,7 @@ impl Supervisor {
                 format!("{} is another supervisor's now: left alone", live.display()),
             ));
         }
-        std::fs::remove_dir_all(live).map_err(|e| Error::os(format!("cannot remove {}", live.display()), e))
+        self.settings.folders.remove_live()
     }
 
     fn say_who_leads(&self) -> Result<()> {

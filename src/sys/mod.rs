@@ -3,9 +3,11 @@
 //! through a pidfd or by the process that is its parent. Knows nothing of tasks or agents.
 
 pub mod cgroup;
+pub mod child;
 pub mod clock;
 pub mod failpoint;
 pub mod fifo;
+pub mod folder;
 pub mod lock;
 pub mod notify;
 pub mod oom;

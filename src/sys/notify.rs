@@ -8,14 +8,20 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 pub struct Watcher(Inotify);
 
+const CHANGES: AddWatchFlags = AddWatchFlags::IN_MODIFY
+    .union(AddWatchFlags::IN_CREATE)
+    .union(AddWatchFlags::IN_MOVED_TO)
+    .union(AddWatchFlags::IN_DELETE_SELF);
+
 impl Watcher {
     /// Watches what is in these folders.
     pub fn new(folders: &[&Path]) -> io::Result<Watcher> {
-        let what = AddWatchFlags::IN_MODIFY
-            | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_DELETE_SELF;
-        Watcher::with(folders, what)
+        Watcher::with(folders, CHANGES)
+    }
+
+    /// Watches also for what goes.
+    pub fn with_removals(folders: &[&Path]) -> io::Result<Watcher> {
+        Watcher::with(folders, CHANGES | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM)
     }
 
     /// Watches a folder for what is taken from it, and for its own end.

@@ -5,8 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
 
@@ -27,4 +28,33 @@ pub fn map(path: &Path, len: usize) -> io::Result<MmapMut> {
 
 fn reserve(file: &File, len: i64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::empty(), 0, len)?)
+}
+
+/// Words that any number of processes change at once, each with one atomic operation.
+#[derive(Debug)]
+pub struct Words {
+    map: MmapRaw,
+    count: usize,
+}
+
+impl Words {
+    /// Maps the first `count` words of a file; those that were not there are zero.
+    pub fn map(file: &File, count: usize) -> io::Result<Words> {
+        reserve(file, (count * 8) as i64)?;
+        Ok(Words { map: MmapRaw::map_raw(file)?, count })
+    }
+
+    pub fn at(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.count, "a word of the map");
+        // SAFETY: the word lies inside the map, a map begins at a page, so the word is aligned; the map lives as long as
+        // the reference, and everybody who shares the file uses atomic operations.
+        unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().cast::<u64>().add(index)) }
+    }
+
+    /// The same word as a number that may be below zero.
+    pub fn signed(&self, index: usize) -> &AtomicI64 {
+        assert!(index < self.count, "a word of the map");
+        // SAFETY: as in `at`.
+        unsafe { AtomicI64::from_ptr(self.map.as_mut_ptr().cast::<i64>().add(index)) }
+    }
 }

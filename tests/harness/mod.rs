@@ -86,9 +86,23 @@ impl Hive {
 
     /// A bash script that finds `hivectl` in its PATH and the live folder in LIVE.
     pub fn bash(&self, script: &str) -> Ran {
+        self.bash_command(script).run()
+    }
+
+    /// The same, that goes on running.
+    pub fn spawn_bash(&self, script: &str) -> Running {
+        self.bash_command(script).spawn()
+    }
+
+    fn bash_command(&self, script: &str) -> Cmd {
         let bin = Path::new(HIVECTL).parent().unwrap().display();
         let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
-        self.dress(Cmd::new("bash", ["-c", script])).env("PATH", path).env("LIVE", self.live()).run()
+        self.dress(Cmd::new("bash", ["-c", script])).env("PATH", path).env("LIVE", self.live())
+    }
+
+    pub fn children_of(&self, pid: i32) -> Vec<i32> {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     fn dress(&self, cmd: Cmd) -> Cmd {
@@ -210,7 +224,11 @@ impl Hive {
             self.processes().iter().map(|p| format!("process {} ({})", p.pid, p.line)).collect();
         for entry in fs::read_dir(&self.shm).into_iter().flatten().flatten() {
             let inside: Vec<_> = fs::read_dir(entry.path()).into_iter().flatten().flatten().map(|e| e.path()).collect();
-            left.push(format!("{} with {inside:?}", entry.path().display()));
+            // What outlives a supervisor, and is used without one.
+            let stays = |path: &PathBuf| ["state", "locks", "queues"].iter().any(|name| path.ends_with(name));
+            if inside.is_empty() || !inside.iter().all(stays) {
+                left.push(format!("{} with {inside:?}", entry.path().display()));
+            }
         }
         left
     }
@@ -228,7 +246,9 @@ impl Hive {
 
     /// Stops every hive in these folders.
     fn stop_all(&self) -> Result<(), String> {
-        let hives: Vec<_> = fs::read_dir(&self.shm).into_iter().flatten().flatten().collect();
+        let hives = fs::read_dir(&self.shm).into_iter().flatten().flatten();
+        // Where no supervisor was, there are only state, locks and queues.
+        let hives: Vec<_> = hives.filter(|hive| hive.path().join("leader").exists()).collect();
         for hive in hives {
             let stop = self.cmd(["--hive"]).args([hive.file_name()]).args(["pool", "stop", "--now"]);
             let ran = stop.try_run().map_err(|ran| format!("`pool stop --now` hung: {ran}"))?;

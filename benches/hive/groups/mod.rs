@@ -4,12 +4,23 @@ mod command;
 mod context;
 mod dispatch;
 mod idle;
+mod lock;
 mod oneshot;
 mod pool;
+mod state;
 mod throughput;
 
 use crate::runner::Group;
 
 /// In the order in which they are run.
-pub const ALL: [Group; 7] =
-    [dispatch::GROUP, throughput::GROUP, oneshot::GROUP, command::GROUP, context::GROUP, pool::GROUP, idle::GROUP];
+pub const ALL: [Group; 9] = [
+    dispatch::GROUP,
+    throughput::GROUP,
+    oneshot::GROUP,
+    command::GROUP,
+    context::GROUP,
+    pool::GROUP,
+    state::GROUP,
+    lock::GROUP,
+    idle::GROUP,
+];
