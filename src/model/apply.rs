@@ -75,6 +75,8 @@ impl State {
             }
             Event::Stopping { mode, to } => self.stopping(mode, to, out),
             Event::Stopped => self.stopped(out),
+            // Each lost record may have been a task's: its number is not given again.
+            Event::Repaired { from, to } => self.last_task.0 += to.0.saturating_sub(from.0) + 1,
         }
     }
 

@@ -11,6 +11,7 @@ mod effect;
 mod event;
 mod lead;
 mod loss;
+mod parts;
 mod queue;
 #[cfg(test)]
 mod simulation;
@@ -25,6 +26,7 @@ pub use decide::{Exited, Input, PoolStart, Refusal, Submit, WaitFor, decide, unk
 pub use effect::{Body, Effect};
 pub use event::{Ended, Event, Loss, PutBack, StopMode, Then, Verdict};
 pub use lead::{Lead, Row};
+pub use parts::Frame;
 pub use queue::Target;
 pub use tag::Tag;
 pub use task::{Ending, Options, ReplyTo, Task, TaskState};

@@ -167,6 +167,8 @@ impl World {
             replay(&mut again, *at, event.clone());
         }
         assert!(again == self.state, "the state is the fold of its log");
+        let anywhere = self.begun.len() * 37 % (self.log.len() + 1);
+        crate::record::snapshot::tests::holds_at(anywhere, &self.log);
     }
 
     fn step(&mut self) {

@@ -2,6 +2,7 @@
 //! Invariant: what is encoded decodes to the same event. Pure. The format is versioned by the segment's first record.
 
 mod decode;
+pub mod snapshot;
 
 pub use decode::{Fault, decode};
 
@@ -53,6 +54,11 @@ pub fn encode(out: &mut Vec<u8>, seq: Seq, moment: &Moment, event: &Event) {
     let mut o = Object::open(out);
     o.num("seq", seq.0).more(&moment.text);
     fields(&mut o, event);
+    seal(out, start);
+}
+
+/// Ends a line that was begun at `start`: its checksum, and the newline.
+fn seal(out: &mut Vec<u8>, start: usize) {
     let crc = crc32fast::hash(&out[start..]);
     let mut end = *b",\"crc\":\"........\"}\n";
     for (digit, shift) in end[8..16].iter_mut().zip((0..32).step_by(4).rev()) {
@@ -123,6 +129,7 @@ fn fields(o: &mut Object, event: &Event) {
         Event::AwaitedReady { to } => reply_fields(kind(o, "awaited-ready"), Some(to)),
         Event::Stopping { mode, to } => reply_fields(kind(o, "stopping").str("mode", mode.name()), to.as_ref()),
         Event::Stopped => kind(o, "stopped"),
+        Event::Repaired { from, to } => kind(o, "repaired").num("from", from.0).num("to", to.0),
     };
 }
 
@@ -296,6 +303,7 @@ mod tests {
             Event::AwaitedReady { to: to.clone() },
             Event::Stopping { mode: StopMode::Drain, to: Some(to) },
             Event::Stopped,
+            Event::Repaired { from: Seq(3), to: Seq(11) },
         ];
         all.extend(PutBack::ALL.map(|why| Event::PutBack { task: TaskId(1), why }));
         for then in [Then::Retry(5), Then::Park, Then::Remove, Then::Again] {
