@@ -87,8 +87,10 @@ pub const DIFF_MAX: u64 = 64 * 1024 * 1024;
 /// Text in the JSON of `context get`.
 pub const CONTEXT_TEXT_MAX: u64 = 1024 * 1024;
 
-/// One segment of the event log.
-pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// One segment of the event log: what a start reads at most, besides a snapshot.
+pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of the event log that are kept (`pool start --keep-log` changes it).
+pub const KEEP_LOG_BYTES: u64 = 1024 * 1024 * 1024;
 /// Room in the log that is kept free for what must always be recorded: deaths, stops, the next leader.
 pub const LOG_RESERVE: u64 = 64 * 1024;
 /// And for each task that an agent may hold: how it ends, with its result.

@@ -7,6 +7,7 @@ mod launch;
 mod logs;
 mod outcome;
 mod output;
+mod past_task;
 mod pool;
 mod run;
 mod start;

@@ -36,6 +36,10 @@ pub fn command() -> Command {
                 .value_parser(super::submit::seconds),
         )
         .arg(option("pin", "CPU", "Keep the supervisor on this processor").value_parser(value_parser!(usize)))
+        .arg(
+            option("keep-log", "SIZE", "How much of the event log is kept, as 500M or 20G; the oldest goes first [default: 1G]")
+                .value_parser(size),
+        )
         .arg(flag("durable", "Answer only what is on disk: survives the machine, not just its processes"))
         .arg(flag("standby", "Wait beside a hive that runs, and lead it at once when its supervisor dies").conflicts_with_all(["foreground", "n", "command"]))
         .arg(flag("foreground", "Stay in the foreground; TERM or Ctrl-C stops the hive"))
@@ -92,6 +96,9 @@ fn supervisor_options(call: &Call) -> Vec<String> {
         options.extend(["--pin".to_owned(), cpu.to_string()]);
     }
     options.extend(call.flag("durable").then(|| "--durable".to_owned()));
+    if let Some(bytes) = call.args.get_one::<u64>("keep-log") {
+        options.extend(["--keep-log".to_owned(), bytes.to_string()]);
+    }
     options
 }
 
@@ -214,6 +221,16 @@ impl Pool {
     }
 }
 
+/// A number of bytes: `4096`, `500M`, `20G`.
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
+        Some(digits) => (digits, 10 * (1 + "KMGT".find(&text[digits.len()..]).unwrap_or(0))),
+        None => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "a size is a whole number of bytes, or one with K, M, G or T".to_owned())
+}
+
 /// The supervisor is this process. Its pool is asked for by a client, as in the background.
 fn foreground(call: &mut Call, request: Pool) -> Result<i32> {
     let settings = Settings {
@@ -222,6 +239,7 @@ fn foreground(call: &mut Call, request: Pool) -> Result<i32> {
         durable: call.flag("durable"),
         standby: false,
         as_before: false,
+        keep_log: call.args.get_one("keep-log").copied().unwrap_or(limits::KEEP_LOG_BYTES),
     };
     let (folders, json) = (call.folders.clone(), call.json);
     supervisor::run(settings, move || {

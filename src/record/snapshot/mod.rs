@@ -36,15 +36,20 @@ pub struct Leader {
 }
 
 impl Point {
-    /// Goes on to the next record. `shift` is what the reader's monotonic clock is ahead of the wall's.
-    pub fn apply(&mut self, stamp: Stamp, event: Event, shift: i64) {
+    /// Goes on to the next record, on the wall's clock.
+    pub fn step(&mut self, stamp: Stamp, event: Event) {
+        drop(self.apply(stamp, event, 0));
+    }
+
+    /// Goes on to the next record, and says what it had the world do: mostly that was seen to when it happened.
+    /// `shift` is what the reader's monotonic clock is ahead of the wall's.
+    pub fn apply(&mut self, stamp: Stamp, event: Event, shift: i64) -> impl Iterator<Item = Effect> {
         if let Event::Led { pid, .. } = &event {
             self.leader = Some(Leader { pid: *pid, since: stamp.wall });
         }
         (self.seq, self.wall, self.term) = (stamp.seq, stamp.wall, stamp.term);
         self.state.apply(Now { mono: stamp.wall + shift, wall: stamp.wall }, event, &mut self.effects);
-        // The world has seen to them when it happened.
-        self.effects.clear();
+        self.effects.drain(..)
     }
 }
 
