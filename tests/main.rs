@@ -11,6 +11,7 @@ mod cases {
     mod containment;
     mod context;
     mod diskfull;
+    mod eventlog;
     mod failpoints;
     mod hosts;
     mod kits;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CRC_LEN, Stamp};
+use super::{CRC_LEN, Stamp, checksum};
 use crate::json::Flat;
 use crate::model::{
     AgentId, Ended, Ending, Event, Generation, HostId, Kind, Loss, Options, PutBack, ReplyTo, Seq, Spec, StopMode,
@@ -30,12 +30,11 @@ pub fn decode(line: &[u8]) -> Result<(Stamp, Event), Fault> {
 pub(super) fn whole(line: &[u8]) -> Read<Flat<'_>> {
     let broken = |what: &str| Fault::Broken(what.to_owned());
     let body = line.len().checked_sub(CRC_LEN).ok_or_else(|| broken("it is too short"))?;
-    let tail = std::str::from_utf8(&line[body..]).map_err(|_| broken("it has no checksum"))?;
-    let crc = tail
-        .strip_prefix(",\"crc\":\"")
-        .and_then(|t| t.strip_suffix("\"}"))
-        .ok_or_else(|| broken("it has no checksum"))?;
-    if u32::from_str_radix(crc, 16) != Ok(crc32fast::hash(&line[..body])) {
+    let (body, tail) = line.split_at(body);
+    if !tail.starts_with(b",\"crc\":\"") {
+        return Err(broken("it has no checksum"));
+    }
+    if tail != &checksum(body)[..CRC_LEN] {
         return Err(broken("its checksum does not match"));
     }
     let text = std::str::from_utf8(line).map_err(|_| broken("it is not UTF-8"))?;

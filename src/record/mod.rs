@@ -59,12 +59,18 @@ pub fn encode(out: &mut Vec<u8>, seq: Seq, moment: &Moment, event: &Event) {
 
 /// Ends a line that was begun at `start`: its checksum, and the newline.
 fn seal(out: &mut Vec<u8>, start: usize) {
-    let crc = crc32fast::hash(&out[start..]);
+    let end = checksum(&out[start..]);
+    out.extend_from_slice(&end);
+}
+
+/// What stands after `body` in a whole line, and the newline.
+fn checksum(body: &[u8]) -> [u8; CRC_LEN + 1] {
+    let crc = crc32fast::hash(body);
     let mut end = *b",\"crc\":\"........\"}\n";
     for (digit, shift) in end[8..16].iter_mut().zip((0..32).step_by(4).rev()) {
         *digit = b"0123456789abcdef"[(crc >> shift & 15) as usize];
     }
-    out.extend_from_slice(&end);
+    end
 }
 
 fn fields(o: &mut Object, event: &Event) {

@@ -7,6 +7,8 @@ pub mod folders;
 pub mod intake;
 pub mod keeper;
 pub mod log;
+#[cfg(test)]
+mod log_tests;
 pub mod marks;
 pub mod output;
 pub mod references;

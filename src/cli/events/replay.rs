@@ -27,14 +27,11 @@ pub fn run(call: &mut Call) -> Result<i32> {
     let at = call.args.get_one::<u64>("at").map(|at| Seq(*at));
     let until = at.unwrap_or(Seq(u64::MAX));
     let oldest = super::segments(&folder)?.first().map_or(Seq(0), |path| segment::seq_of_name(path));
-    let point = match log::replay(&folder, until, until, 0, Point::step) {
-        Ok(replayed) => replayed.point,
-        Err(_) if until < oldest => {
-            let message = format!("record {until} is no longer kept: the log begins with record {oldest}");
-            return Err(Error::new(Code::Forgotten, message));
-        }
-        Err(e) => return Err(e),
-    };
+    let point = log::replay(&folder, until, until, 0, Point::step)?.point;
+    if point.seq == Seq(0) && until < oldest {
+        let message = format!("record {until} is no longer kept: the log begins with record {oldest}");
+        return Err(Error::new(Code::Forgotten, message));
+    }
     // A repair stands for records that cannot be told apart any more.
     if at.is_some_and(|at| at > point.seq) || point.seq == Seq(0) {
         let message = format!("there is no record {until} to stop at: the last before it is {}", point.seq);

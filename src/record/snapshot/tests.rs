@@ -24,7 +24,7 @@ fn read(text: &[u8], shift: i64) -> Result<Point, crate::record::Fault> {
 fn fold(point: &mut Point, events: &[(Now, Event)], shift: i64) {
     for (at, event) in events {
         let stamp = Stamp { seq: Seq(point.seq.0 + 1), wall: at.wall, term: Term(1) };
-        point.apply(stamp, event.clone(), shift);
+        drop(point.apply(stamp, event.clone(), shift));
     }
 }
 
