@@ -13,6 +13,7 @@ mod cases {
     mod diskfull;
     mod eventlog;
     mod failpoints;
+    mod formats;
     mod hosts;
     mod kits;
     mod lines;
