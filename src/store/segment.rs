@@ -62,7 +62,7 @@ pub struct Place {
 impl Place {
     /// Why this record cannot come next.
     fn against(&self, stamp: &Stamp, event: &Event) -> Option<String> {
-        let Some(last) = self.last else { return None };
+        let last = self.last?;
         // A repair stands for all records that were lost.
         let first = if let Event::Repaired { from, .. } = event { *from } else { stamp.seq };
         if first.0 != last.0 + 1 {

@@ -6,6 +6,7 @@ mod dispatch;
 mod idle;
 mod oneshot;
 mod pool;
+mod recovery;
 mod throughput;
 
 use crate::runner::Group;
@@ -13,3 +14,4 @@ use crate::runner::Group;
 /// In the order in which they are run.
 pub const ALL: [Group; 7] =
     [dispatch::GROUP, throughput::GROUP, oneshot::GROUP, command::GROUP, context::GROUP, pool::GROUP, idle::GROUP];
+    [dispatch::GROUP, throughput::GROUP, oneshot::GROUP, command::GROUP, pool::GROUP, recovery::GROUP, idle::GROUP];
