@@ -286,3 +286,26 @@ fn any_moment_can_be_replayed_with_and_without_a_snapshot() {
         snapshot::write(&folder.0, &snapshot_of(&records[..8])).unwrap();
     }
 }
+
+#[test]
+fn records_that_were_perhaps_not_seen_to_are_read_whatever_snapshots_there_are() {
+    let records = records(5);
+    let folder = Folder::with(&[&records[..4], &records[4..8], &records[8..]]);
+    for at in [4, 8] {
+        snapshot::write(&folder.0, &snapshot_of(&records[..at])).unwrap();
+    }
+    let read = |seen_to: u64| {
+        let mut first = None;
+        let each = |point: &mut Point, stamp: Stamp, event| {
+            first.get_or_insert(stamp.seq.0);
+            point.step(stamp, event);
+        };
+        let (_, replayed) = Log::open(&folder.0, Seq(seen_to), 0, each).unwrap();
+        assert!(replayed.point == snapshot_of(&records));
+        first.unwrap()
+    };
+    assert_eq!([u64::MAX, 9, 8, 7, 4, 3].map(read), [9, 9, 9, 5, 5, 1]);
+    // As long as they are kept.
+    fs::remove_file(folder.path(1)).unwrap();
+    assert_eq!([7, 4, 3].map(read), [5, 5, 9]);
+}
