@@ -291,6 +291,14 @@ fn the_oldest_records_go_beyond_the_bound_and_that_is_said() {
 }
 
 #[test]
+fn the_next_leader_keeps_as_much_as_the_one_before() {
+    let hive = Hive::start(["-n", "1", "--keep-log", "20G"]);
+    hive.run(["pool", "takeover"]).exits(0);
+    let leader: Value = serde_json::from_str(&fs::read_to_string(hive.live().join("leader")).unwrap()).unwrap();
+    assert_eq!((&leader["keep_log"], &leader["term"]), (&(20_u64 << 30).into(), &2.into()));
+}
+
+#[test]
 fn a_bound_that_is_none_is_wrong_use() {
     let hive = Hive::new();
     for bad in ["much", "-1", "1X", "99999999999T", ""] {
