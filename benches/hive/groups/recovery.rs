@@ -5,8 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hive::model::{AgentId, Ended, Event, Seq, TaskId, Term, Verdict};
-use hive::record::{self, Stamp};
-use hive::time;
+use hive::record::{self, Moment};
 
 use crate::error::{Result, Trying, failure};
 use crate::live::Hive;
@@ -81,11 +80,10 @@ fn with_history() -> Result<Hive> {
 }
 
 fn write_segment(folder: &Path, first: u64) -> std::io::Result<()> {
-    let mut text = Vec::new();
+    let (mut text, mut moment) = (Vec::new(), Moment::default());
     for seq in first..(first + SEGMENT).min(EVENTS + 1) {
-        let wall = 1_790_000_000_000_000 + seq as i64 * 50;
-        let stamp = Stamp { seq: Seq(seq), wall, term: Term(1) };
-        record::encode(&mut text, stamp, time::text(wall).as_bytes(), &event(seq));
+        moment.set(1_790_000_000_000_000 + seq as i64 * 50, Term(1));
+        record::encode(&mut text, Seq(seq), &moment, &event(seq));
     }
     fs::write(folder.join(format!("{first:020}.jsonl")), text)
 }
@@ -101,7 +99,7 @@ fn event(seq: u64) -> Event {
             let text = format!("echo {task} and a few more words").into();
             Event::Submitted { task, text, options: None, to: None, waits: false }
         }
-        (_, 2) => Event::Assigned { task, agent },
+        (_, 2) => Event::Assigned { tasks: vec![task], agent },
         _ => {
             let result = Some(format!("{task} and a few more words").into());
             Event::Ended { task, ended: Box::new(Ended { result, exit: Some(0), ..Ended::new(Verdict::Done) }) }
