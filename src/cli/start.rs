@@ -38,7 +38,7 @@ pub fn command() -> Command {
         .arg(option("pin", "CPU", "Keep the supervisor on this processor").value_parser(value_parser!(usize)))
         .arg(
             option("keep-log", "SIZE", "How much of the event log is kept, as 500M or 20G; the oldest goes first [default: 1G]")
-                .value_parser(size),
+                .value_parser(super::context::bytes),
         )
         .arg(flag("durable", "Answer only what is on disk: survives the machine, not just its processes"))
         .arg(flag("standby", "Wait beside a hive that runs, and lead it at once when its supervisor dies").conflicts_with_all(["foreground", "n", "command"]))
@@ -219,16 +219,6 @@ impl Pool {
         });
         o.str("surroundings", &self.surroundings);
     }
-}
-
-/// A number of bytes: `4096`, `500M`, `20G`.
-fn size(text: &str) -> std::result::Result<u64, String> {
-    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
-        Some(digits) => (digits, 10 * (1 + "KMGT".find(&text[digits.len()..]).unwrap_or(0))),
-        None => (text, 0),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
-    bytes.ok_or_else(|| "a size is a whole number of bytes, or one with K, M, G or T".to_owned())
 }
 
 /// The supervisor is this process. Its pool is asked for by a client, as in the background.

@@ -301,7 +301,7 @@ fn the_next_leader_keeps_as_much_as_the_one_before() {
 #[test]
 fn a_bound_that_is_none_is_wrong_use() {
     let hive = Hive::new();
-    for bad in ["much", "-1", "1X", "99999999999T", ""] {
-        hive.pool_start(["-n", "1", &format!("--keep-log={bad}")]).exits(2).mentions("a size is a whole number");
+    for bad in ["much", "-1", "1X", ""] {
+        hive.pool_start(["-n", "1", &format!("--keep-log={bad}")]).exits(2).mentions("it must be a number of bytes");
     }
 }

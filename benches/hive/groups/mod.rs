@@ -12,6 +12,13 @@ mod throughput;
 use crate::runner::Group;
 
 /// In the order in which they are run.
-pub const ALL: [Group; 7] =
-    [dispatch::GROUP, throughput::GROUP, oneshot::GROUP, command::GROUP, context::GROUP, pool::GROUP, idle::GROUP];
-    [dispatch::GROUP, throughput::GROUP, oneshot::GROUP, command::GROUP, pool::GROUP, recovery::GROUP, idle::GROUP];
+pub const ALL: [Group; 8] = [
+    dispatch::GROUP,
+    throughput::GROUP,
+    oneshot::GROUP,
+    command::GROUP,
+    context::GROUP,
+    pool::GROUP,
+    recovery::GROUP,
+    idle::GROUP,
+];
