@@ -14,6 +14,7 @@ pub enum Code {
     /// Ended so long ago that only the log knows.
     Forgotten,
     NoSuchLabel,
+    NoSuchRecord,
     NoSuchContent,
     /// Content that is not what its name says.
     Damaged,
@@ -40,6 +41,7 @@ const TABLE: &[(Code, &str, i32)] = &[
     (Code::NoSuchTask, "no-such-task", 4),
     (Code::Forgotten, "forgotten", 4),
     (Code::NoSuchLabel, "no-such-label", 4),
+    (Code::NoSuchRecord, "no-such-record", 4),
     (Code::NoSuchContent, "no-such-content", 4),
     (Code::Damaged, "damaged", 1),
     (Code::NoSuchKey, "no-such-key", 4),

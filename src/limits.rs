@@ -72,6 +72,8 @@ pub const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Hosts live on without a supervisor for this long.
 pub const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 
+/// A supervisor that has no agents after this long was left by whoever started it.
+pub const STARTER_PATIENCE: Duration = Duration::from_secs(2);
 /// A supervisor that was killed to make room for another gets so long to be gone.
 pub const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// A client that waits for an answer waits so long for the next leader; and again, as long as agents live.
@@ -97,8 +99,10 @@ pub const DIFF_MAX: u64 = 64 * 1024 * 1024;
 /// Text in the JSON of `context get`.
 pub const CONTEXT_TEXT_MAX: u64 = 1024 * 1024;
 
-/// One segment of the event log.
-pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// One segment of the event log: what a start reads at most, besides a snapshot.
+pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of the event log that are kept (`pool start --keep-log` changes it).
+pub const KEEP_LOG_BYTES: u64 = 1024 * 1024 * 1024;
 /// Room in the log that is kept free for what must always be recorded: deaths, stops, the next leader.
 pub const LOG_RESERVE: u64 = 64 * 1024;
 /// And for each task that an agent may hold: how it ends, with its result.

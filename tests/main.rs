@@ -11,7 +11,9 @@ mod cases {
     mod containment;
     mod context;
     mod diskfull;
+    mod eventlog;
     mod failpoints;
+    mod formats;
     mod hosts;
     mod kits;
     mod limits;

@@ -85,6 +85,11 @@ impl Hive {
         Program::new(&hivectl(), arguments)?.env("HIVE_DIR", &self.kept)?.env("HIVE_SHM", &self.shared)
     }
 
+    /// Where its log lies.
+    pub fn events(&self) -> PathBuf {
+        self.kept.join("default/events")
+    }
+
     pub fn connect(&self) -> Result<Client> {
         let paths = self.control_json(&["paths", "--json"])?;
         let live = paths["live"].as_str().ok_or_else(|| failure("`hivectl paths --json` names no live folder"))?;

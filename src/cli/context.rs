@@ -417,7 +417,7 @@ fn grace(text: &str) -> std::result::Result<Duration, String> {
 }
 
 /// A size as people write it: 500M, 2G, 1.5 GiB, 4096.
-fn bytes(text: &str) -> std::result::Result<u64, String> {
+pub fn bytes(text: &str) -> std::result::Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
     let unit = text[digits.len()..].trim().to_ascii_uppercase();
     let power = match unit.trim_end_matches('B').trim_end_matches('I') {

@@ -138,12 +138,17 @@ fn open_log(folders: &Folders) -> Result<File> {
 /// The life of a supervisor that `launch` started. stdout is the pipe on which the starter waits.
 pub fn supervise(args: Vec<OsString>) -> i32 {
     let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
-    let pin = words.iter().position(|w| w == "--pin").and_then(|at| words.get(at + 1)).and_then(|n| n.parse().ok());
+    let number = |name: &str| {
+        let at = words.iter().position(|w| w == name)?;
+        words.get(at + 1)?.parse::<u64>().ok()
+    };
+    let pin = number("--pin").map(|cpu| cpu as usize);
+    let keep_log = number("--keep-log").unwrap_or(limits::KEEP_LOG_BYTES);
     let has = |flag: &str| words.iter().any(|w| w == flag);
     let (durable, standby, as_before) = (has("--durable"), has("--standby"), has("--as-before"));
     let hive = words.first().map_or("default", |w| w.as_str());
-    let outcome = Folders::of(hive)
-        .and_then(|folders| supervisor::run(Settings { folders, pin, durable, standby, as_before }, || say(READY)));
+    let settings = |folders| Settings { folders, pin, durable, standby, as_before, keep_log };
+    let outcome = Folders::of(hive).and_then(|folders| supervisor::run(settings(folders), || say(READY)));
     match outcome {
         Ok(()) => 0,
         Err(e) => {

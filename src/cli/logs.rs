@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, Command};
 
+use super::past_task::About;
+use super::task::ask_about;
 use super::{Call, exit};
 use crate::client::Client;
 use crate::error::{Code, Error, Result};
@@ -73,13 +75,11 @@ fn which(call: &Call) -> Result<(PathBuf, Option<u64>)> {
     let id = number(call.text("id").map_or("", |t| t.as_str()), "a task")?;
     let path = call.folders.task_log(TaskId(id));
     if !path.exists() {
-        // No log is no error; no such task is one.
-        call.connect()?
-            .ask("task", |o| {
-                o.num("id", id);
-            })
-            .map(drop)
-            .or_else(|e| if e.code == Code::Forgotten { Ok(()) } else { Err(e) })?;
+        // No log is no error; no such task is one, and so is a log that went with its task's records.
+        let answer = ask_about(call, "result", id, About::End)?;
+        if answer.num("log").is_some() {
+            return Err(Error::new(Code::Forgotten, format!("the log of task {id} is no longer kept")));
+        }
     }
     Ok((path, Some(id)))
 }

@@ -9,6 +9,7 @@ mod lock;
 mod logs;
 mod outcome;
 mod output;
+mod past_task;
 mod pool;
 mod queue;
 mod run;

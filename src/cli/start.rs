@@ -7,13 +7,14 @@ use super::launch::launch;
 use super::{Call, exit, pool};
 use crate::client::{self, Answer, Client};
 use crate::error::{Code, Error, Result};
-use crate::json::Object;
+use crate::json::{Flat, Object};
 use crate::limits;
 use crate::store::surroundings::Surroundings;
 use crate::store::{Context, Folders};
 use crate::supervisor::{self, Settings};
 use crate::sys;
-use crate::sys::process;
+use crate::sys::{clock, process};
+use crate::time;
 
 pub fn command() -> Command {
     let option = |name: &'static str, value: &'static str, help: &'static str| {
@@ -41,6 +42,10 @@ pub fn command() -> Command {
         .arg(option("nofile", "N", "Most open files of each of its processes").value_parser(value_parser!(u64)))
         .arg(option("nice", "N", "How much nicer than hive itself its processes are, 0 to 19").value_parser(value_parser!(u64)))
         .arg(option("pin", "CPU", "Keep the supervisor on this processor").value_parser(value_parser!(usize)))
+        .arg(
+            option("keep-log", "SIZE", "How much of the event log is kept, as 500M or 20G; the oldest goes first [default: 1G]")
+                .value_parser(super::context::bytes),
+        )
         .arg(flag("durable", "Answer only what is on disk: survives the machine, not just its processes"))
         .arg(flag("standby", "Wait beside a hive that runs, and lead it at once when its supervisor dies").conflicts_with_all(["foreground", "n", "command"]))
         .arg(flag("foreground", "Stay in the foreground; TERM or Ctrl-C stops the hive"))
@@ -97,6 +102,9 @@ fn supervisor_options(call: &Call) -> Vec<String> {
         options.extend(["--pin".to_owned(), cpu.to_string()]);
     }
     options.extend(call.flag("durable").then(|| "--durable".to_owned()));
+    if let Some(bytes) = call.args.get_one::<u64>("keep-log") {
+        options.extend(["--keep-log".to_owned(), bytes.to_string()]);
+    }
     options
 }
 
@@ -111,7 +119,12 @@ fn stand_by(call: &mut Call) -> Result<i32> {
 fn refuse_second_pool(call: &Call, pid: i32) -> Result<()> {
     let answer = call.connect()?.ask("status", |_| {})?;
     let rows = rows(&answer);
-    if rows.is_empty() && answer.str("state").as_deref() == Some("running") {
+    // One that has just begun is somebody's, who is about to ask for them.
+    let since =
+        answer.flat().raw("supervisor").and_then(|raw| Flat::parse(raw).ok()?.str("since").ok()?.map(String::from));
+    let age = since.and_then(|since| time::parse(&since)).map_or(0, |since| clock::wall_micros() - since);
+    let waited = age > limits::STARTER_PATIENCE.as_micros() as i64;
+    if waited && rows.is_empty() && answer.str("state").as_deref() == Some("running") {
         return Ok(());
     }
     if answer.str("state").as_deref() == Some("stopping") {
@@ -261,6 +274,7 @@ fn foreground(call: &mut Call, request: Pool) -> Result<i32> {
         durable: call.flag("durable"),
         standby: false,
         as_before: false,
+        keep_log: call.args.get_one("keep-log").copied().unwrap_or(limits::KEEP_LOG_BYTES),
     };
     let (folders, json) = (call.folders.clone(), call.json);
     supervisor::run(settings, move || {

@@ -18,14 +18,19 @@ pub fn status(call: &mut Call) -> Result<i32> {
         call.out.line(&status.to_string())?;
         return Ok(exit::DONE);
     }
-    for line in heading(&status) {
+    show(call, &status, clock::wall_micros())?;
+    Ok(exit::DONE)
+}
+
+/// For people, as it is (or was) at `now`.
+pub fn show(call: &mut Call, status: &Value, now: i64) -> Result<()> {
+    for line in heading(status, now) {
         call.out.line(&line)?;
     }
     let columns = ["AGENT", "KIND", "STATE", "TASK", "SINCE", "PID", "WORKLOAD", "MEMORY", "RESTARTS", "NOTE"];
     let mut rows = vec![columns.map(str::to_owned).to_vec()];
-    rows.extend(status["agents"].as_array().into_iter().flatten().map(row));
-    call.out.table(&rows)?;
-    Ok(exit::DONE)
+    rows.extend(status["agents"].as_array().into_iter().flatten().map(|agent| row(agent, now)));
+    call.out.table(&rows)
 }
 
 /// Memory of each agent's whole tree, counted here: the supervisor has better things to do.
@@ -41,23 +46,26 @@ fn add_memory(status: &mut Value) {
     }
 }
 
-fn heading(status: &Value) -> [String; 3] {
+fn heading(status: &Value, now: i64) -> [String; 3] {
     let supervisor = &status["supervisor"];
     let cpus: Vec<String> = supervisor["processors"].as_array().into_iter().flatten().map(Value::to_string).collect();
     let tasks = &status["tasks"];
+    let on = if cpus.is_empty() { String::new() } else { format!(" on processors {}", cpus.join(",")) };
+    // What only a living hive can be asked.
+    let memory = supervisor["rss"].as_u64().map_or_else(String::new, |rss| format!(", {}", output::size(rss)));
+    let group = status["pgid"].as_i64().map_or_else(String::new, |group| format!("; agents' group {group}"));
+    let containment = status["containment"].as_str().unwrap_or("not known now");
+    let containment = format!("containment: {containment}{}", limits(status));
     [
         format!(
-            "hive {} ({}): supervisor {} on processors {}, term {}, since {}, {}; agents' group {}",
+            "hive {} ({}): supervisor {}{on}, term {}, since {}{memory}{group}",
             text(&status["hive"]),
             text(&status["state"]),
             supervisor["pid"],
-            cpus.join(","),
             supervisor["term"],
-            ago(&supervisor["since"]),
-            output::size(supervisor["rss"].as_u64().unwrap_or(0)),
-            status["pgid"],
+            ago(&supervisor["since"], now),
         ),
-        format!("containment: {}{}", text(&status["containment"]), limits(status)),
+        containment,
         format!(
             "tasks: {} queued, {} running, {} done, {} failed, {} cancelled",
             tasks["queued"], tasks["running"], tasks["done"], tasks["failed"], tasks["cancelled"]
@@ -76,7 +84,7 @@ fn limits(status: &Value) -> String {
     format!("; limits: {}", limits.iter().map(word).collect::<Vec<_>>().join(", "))
 }
 
-fn row(agent: &Value) -> Vec<String> {
+fn row(agent: &Value, now: i64) -> Vec<String> {
     let or_dash = |value: &Value| {
         if value.is_null() { "-".to_owned() } else { text(value) }
     };
@@ -89,7 +97,7 @@ fn row(agent: &Value) -> Vec<String> {
         text(&agent["kind"]),
         text(&agent["state"]),
         or_dash(&agent["task"]),
-        ago(&agent["since"]),
+        ago(&agent["since"], now),
         or_dash(&agent["pid"]),
         or_dash(&agent["workload"]),
         agent["rss"].as_u64().map_or("-".to_owned(), output::size),
@@ -102,7 +110,7 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn ago(value: &Value) -> String {
+fn ago(value: &Value, now: i64) -> String {
     let at = value.as_str().and_then(time::parse);
-    at.map_or_else(String::new, |at| time::duration(clock::wall_micros() - at))
+    at.map_or_else(String::new, |at| time::duration(now - at))
 }

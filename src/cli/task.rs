@@ -4,13 +4,12 @@ use std::io::Read;
 
 use clap::{Arg, ArgAction, Command, value_parser};
 
+use super::past_task::{self, About};
 use super::{Call, exit, outcome, output};
 use crate::client::{Answer, Client};
 use crate::error::{Code, Error, Result};
 use crate::json::{Flat, unquote};
-use crate::model::{Event, State, TaskId, replay};
-use crate::record::Stamp;
-use crate::store::{Context, log};
+use crate::store::Context;
 use crate::sys::clock;
 use crate::{time, wire};
 
@@ -57,7 +56,7 @@ pub fn wait(call: &mut Call) -> Result<i32> {
         })?;
         let answer = await_answer(&mut client, deadline)?;
         let answer = match answer.accepted() {
-            Err(e) if e.code == Code::Forgotten => from_log(call, id, wire::answer::ended)?,
+            Err(e) if e.code == Code::Forgotten => past_task::of(call, id, About::End)?,
             other => other?,
         };
         if answer.str("state").as_deref() != Some("done") {
@@ -96,7 +95,7 @@ pub fn result_command(command: Command) -> Command {
 
 pub fn result(call: &mut Call) -> Result<i32> {
     let id = ids(call)[0];
-    let answer = ask_about(call, "result", id, wire::answer::ended)?;
+    let answer = ask_about(call, "result", id, About::End)?;
     match answer.str("state").as_deref() {
         Some("done" | "failed" | "cancelled") => outcome::show(call, &answer),
         state => {
@@ -109,45 +108,20 @@ pub fn result(call: &mut Call) -> Result<i32> {
     }
 }
 
-type WriteTask = fn(&mut Vec<u8>, &str, &crate::model::Task);
-
 /// What the supervisor says of a task; where it has forgotten it, or there is none, what the log says.
-fn ask_about(call: &Call, op: &str, id: u64, write: WriteTask) -> Result<Answer> {
+pub fn ask_about(call: &Call, op: &str, id: u64, about: About) -> Result<Answer> {
     let asked = call.connect().and_then(|mut client| {
         client.ask(op, |o| {
             o.num("id", id);
         })
     });
     match asked {
-        Err(e) if e.code == Code::Forgotten => from_log(call, id, write),
-        Err(e) if e.code == Code::NoHive => from_log(call, id, write).map_err(|_| e),
+        Err(e) if e.code == Code::Forgotten => past_task::of(call, id, about),
+        Err(e) if e.code == Code::NoHive => {
+            past_task::of(call, id, about).map_err(|of| if of.code == Code::Forgotten { of } else { e })
+        }
         other => other,
     }
-}
-
-/// Finds a task's records in the log, and lets the model say what they come to.
-fn from_log(call: &Call, id: u64, write: WriteTask) -> Result<Answer> {
-    let folder = call.folders.events();
-    let segments = log::segments(&folder).map_err(|e| Error::os(format!("cannot list {}", folder.display()), e))?;
-    let mut state = State::default();
-    let mut about = |stamp: Stamp, event: Event| {
-        let at = crate::model::Now { mono: stamp.wall, wall: stamp.wall };
-        match event {
-            Event::Submitted { task, .. } | Event::Ended { task, .. } if task.0 == id => replay(&mut state, at, event),
-            _ => {}
-        }
-    };
-    let needle = format!("\"task\":{id},");
-    for path in segments {
-        let bytes = std::fs::read(&path).map_err(|e| Error::os(format!("cannot read {}", path.display()), e))?;
-        log::scan_lines_with(&bytes, needle.as_bytes(), &mut about);
-    }
-    let Some(task) = state.tasks.get(TaskId(id)) else {
-        return Err(Error::new(Code::NoSuchTask, format!("no task {id} in the log at {}", folder.display())));
-    };
-    let mut out = Vec::new();
-    write(&mut out, "1", task);
-    Ok(Answer::from_line(String::from_utf8_lossy(&out).into_owned()))
 }
 
 pub fn cancel_command(command: Command) -> Command {
@@ -172,7 +146,7 @@ pub fn task_command(command: Command) -> Command {
 
 pub fn task(call: &mut Call) -> Result<i32> {
     let id = ids(call)[0];
-    let answer = ask_about(call, "task", id, wire::answer::one_task)?;
+    let answer = ask_about(call, "task", id, About::All)?;
     let task = answer.flat().raw("task").unwrap_or("{}").to_owned();
     if call.json {
         call.out.line(&task)?;
@@ -228,12 +202,15 @@ pub fn tasks(call: &mut Call) -> Result<i32> {
         call.out.line("]}")?;
         return Ok(exit::DONE);
     }
-    let context = Context::at(&call.folders.context);
-    let heading = ["ID", "STATE", "AGENT", "TRY", "AGE", "TOOK", "TEXT"].map(str::to_owned).to_vec();
-    let table: Vec<Vec<String>> =
-        std::iter::once(heading).chain(rows.iter().filter_map(|row| cells(row, &context))).collect();
+    let table = table(&rows, &Context::at(&call.folders.context), clock::wall_micros());
     call.out.table(&table)?;
     Ok(exit::DONE)
+}
+
+/// Tasks for people, as they are (or were) at `now`.
+pub fn table(rows: &[String], context: &Context, now: i64) -> Vec<Vec<String>> {
+    let heading = ["ID", "STATE", "AGENT", "TRY", "AGE", "TOOK", "TEXT"].map(str::to_owned).to_vec();
+    std::iter::once(heading).chain(rows.iter().filter_map(|row| cells(row, context, now))).collect()
 }
 
 fn state_of(row: &str) -> String {
@@ -251,12 +228,11 @@ fn headline(text: &str, context: &Context) -> String {
     }
 }
 
-fn cells(row: &str, context: &Context) -> Option<Vec<String>> {
+fn cells(row: &str, context: &Context, now: i64) -> Option<Vec<String>> {
     let flat = Flat::parse(row).ok()?;
     let text = |name: &str| flat.str(name).ok().flatten().map(|t| t.into_owned());
     let num = |name: &str| flat.u64(name).ok().flatten().map(|n| n.to_string());
     let at = |name: &str| text(name).and_then(|t| time::parse(&t));
-    let now = clock::wall_micros();
     let age = at("submitted").map(|at| time::duration(now - at)).unwrap_or_default();
     let took = at("started").map(|started| time::duration(at("ended").unwrap_or(now) - started)).unwrap_or_default();
     let mut shown: String = headline(&text("text")?, context).chars().take(60).collect();

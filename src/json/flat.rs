@@ -77,6 +77,16 @@ impl<'a> Flat<'a> {
         self.list(name, "a list of whole numbers")
     }
 
+    pub fn integers(&self, name: &str) -> Result<Vec<i64>, String> {
+        self.list(name, "a list of whole numbers")
+    }
+
+    /// A field that is a list of flat objects.
+    pub fn objects(&self, name: &str) -> Result<Vec<Flat<'a>>, String> {
+        let Some(raw) = self.present(name) else { return Ok(Vec::new()) };
+        serde_json::from_str(raw).map_err(|_| format!("\"{name}\" must be a list of objects"))
+    }
+
     fn list<T: for<'d> Deserialize<'d>>(&self, name: &str, what: &str) -> Result<Vec<T>, String> {
         let Some(raw) = self.present(name) else {
             return Ok(Vec::new());

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::event::{Event, StopMode, Verdict};
 use super::task::ReplyTo;
-use super::{AgentId, AllWait, Body, Course, Deadline, Effect, Now, Phase, State, TaskId};
+use super::{AgentId, AllWait, Body, Course, Deadline, Effect, Now, Phase, State, TaskId, TaskState};
 
 /// What a replay does with effects: nothing. The world has seen to them before.
 pub fn replay(state: &mut State, at: Now, event: Event) {
@@ -75,7 +75,36 @@ impl State {
             }
             Event::Stopping { mode, to } => self.stopping(mode, to, out),
             Event::Stopped => self.stopped(out),
+            Event::Repaired { from, to } => self.repaired(to.0.saturating_sub(from.0) + 1),
         }
+    }
+
+    /// So many records are missing: who did what is not known any more. No agent is, and what has not ended waits.
+    fn repaired(&mut self, lost: u64) {
+        // Each may have been a task's, whose number is not to be given again.
+        self.last_task.0 += lost;
+        for task in self.tasks.iter_mut() {
+            match task.state {
+                TaskState::Held { .. } => {}
+                TaskState::Running { .. } => {
+                    self.counts.running -= 1;
+                    self.counts.queued += 1;
+                }
+                TaskState::Queued | TaskState::Ended(_) => continue,
+            }
+            (task.state, task.percent) = (TaskState::Queued, None);
+            self.queue.add(task.target(), task.priority(), task.id);
+        }
+        self.course = Course::Running;
+        self.unclaimed = None;
+        self.agents.clear();
+        self.room.clear();
+        self.deadlines.clear();
+        self.retiring.clear();
+        self.rolling.clear();
+        self.all_waits.clear();
+        self.room_waits.clear();
+        self.ready_waits.clear();
     }
 
     // ---- those who wait ----

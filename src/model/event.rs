@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::task::{Ending, Options, ReplyTo};
-use super::{AgentId, Generation, HostId, Limit, Spec, TaskId};
+use super::{AgentId, Generation, HostId, Limit, Seq, Spec, TaskId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -136,6 +136,12 @@ pub enum Event {
         to: Option<ReplyTo>,
     },
     Stopped,
+
+    /// The records `from` to `to` were lost, and a person said that the hive is to go on without them.
+    Repaired {
+        from: Seq,
+        to: Seq,
+    },
 }
 
 impl Event {

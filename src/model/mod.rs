@@ -12,6 +12,7 @@ mod event;
 mod lead;
 mod limit;
 mod loss;
+mod parts;
 mod queue;
 #[cfg(test)]
 mod simulation;
@@ -27,6 +28,7 @@ pub use effect::{Body, Effect};
 pub use event::{Ended, Event, Exited, Loss, PutBack, StopMode, Then, Verdict};
 pub use lead::{Lead, Row};
 pub use limit::{Limit, Limits, size};
+pub use parts::Frame;
 pub use queue::Target;
 pub use tag::Tag;
 pub use task::{Ending, Options, ReplyTo, Task, TaskState};

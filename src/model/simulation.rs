@@ -168,6 +168,8 @@ impl World {
             replay(&mut again, *at, event.clone());
         }
         assert!(again == self.state, "the state is the fold of its log");
+        let anywhere = self.begun.len() * 37 % (self.log.len() + 1);
+        crate::record::snapshot::tests::holds_at(anywhere, &self.log);
     }
 
     fn step(&mut self) {
@@ -357,5 +359,32 @@ fn every_accepted_task_ends_once_whatever_happens() {
     for seed in seeds {
         let outcome = std::panic::catch_unwind(|| run(seed, 120));
         assert!(outcome.is_ok(), "this run failed: HIVE_SEED={seed} repeats it");
+    }
+}
+
+/// Whatever is lost of a log, what is left of it can be led, and every task that is still known ends.
+#[test]
+fn a_log_with_a_hole_can_be_gone_on_with() {
+    for seed in 1..500 {
+        let mut world = World::new(seed);
+        world.new_leader(false);
+        (0..120).for_each(|_| world.step());
+        let from = world.dice.roll(world.log.len() as u64) as usize;
+        let to = from + 1 + world.dice.roll((world.log.len() - from) as u64) as usize;
+        let last = world.state.last_task;
+        let hole = Event::Repaired { from: Seq(from as u64 + 1), to: Seq(to as u64) };
+        let at = world.log[to - 1].0;
+        world.log.splice(from..to, [(at, hole)]);
+        world.state = State::default();
+        for (at, event) in &world.log {
+            replay(&mut world.state, *at, event.clone());
+        }
+        assert!(world.state.last_task >= last, "a number is never given twice");
+        // Nobody lives who remembers it better.
+        world.places.clear();
+        world.ended.clear();
+        world.begun = world.state.tasks.iter().map(|t| (t.id, t.attempts)).collect();
+        world.new_leader(false);
+        world.runs_dry();
     }
 }

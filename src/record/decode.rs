@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CRC_LEN, Stamp};
+use super::{CRC_LEN, Stamp, checksum};
 use crate::json::Flat;
 use crate::model::{
     AgentId, Ended, Ending, Event, Generation, HostId, Kind, Limit, Loss, Options, PutBack, ReplyTo, Seq, Spec,
@@ -22,33 +22,37 @@ pub enum Fault {
 
 /// Reads one line, without its newline.
 pub fn decode(line: &[u8]) -> Result<(Stamp, Event), Fault> {
+    let flat = whole(line)?;
+    let r = Reader(&flat);
+    Ok((r.stamp()?, r.event()?))
+}
+
+/// The fields of a line whose checksum matches.
+pub(super) fn whole(line: &[u8]) -> Read<Flat<'_>> {
     let broken = |what: &str| Fault::Broken(what.to_owned());
     let body = line.len().checked_sub(CRC_LEN).ok_or_else(|| broken("it is too short"))?;
-    let tail = std::str::from_utf8(&line[body..]).map_err(|_| broken("it has no checksum"))?;
-    let crc = tail
-        .strip_prefix(",\"crc\":\"")
-        .and_then(|t| t.strip_suffix("\"}"))
-        .ok_or_else(|| broken("it has no checksum"))?;
-    if u32::from_str_radix(crc, 16) != Ok(crc32fast::hash(&line[..body])) {
+    let (body, tail) = line.split_at(body);
+    if !tail.starts_with(b",\"crc\":\"") {
+        return Err(broken("it has no checksum"));
+    }
+    if tail != &checksum(body)[..CRC_LEN] {
         return Err(broken("its checksum does not match"));
     }
     let text = std::str::from_utf8(line).map_err(|_| broken("it is not UTF-8"))?;
-    let flat = Flat::parse(text).map_err(|e| broken(&e))?;
-    let r = Reader(&flat);
-    let stamp = Stamp {
-        seq: Seq(r.num("seq")?),
-        wall: time::parse(&r.str("time")?).ok_or_else(|| broken("its time is unreadable"))?,
-        term: Term(r.num("term")?),
-    };
-    Ok((stamp, r.event()?))
+    Flat::parse(text).map_err(|e| broken(&e))
 }
 
 /// Typed access to the fields of a record, with the field named in every fault.
-struct Reader<'f, 'a>(&'f Flat<'a>);
+pub(super) struct Reader<'f, 'a>(pub &'f Flat<'a>);
 
-type Read<T> = Result<T, Fault>;
+pub(super) type Read<T> = Result<T, Fault>;
 
 impl Reader<'_, '_> {
+    pub fn stamp(&self) -> Read<Stamp> {
+        let wall = time::parse(&self.str("time")?).ok_or_else(|| wrong("time"))?;
+        Ok(Stamp { seq: Seq(self.num("seq")?), wall, term: Term(self.num("term")?) })
+    }
+
     fn event(&self) -> Read<Event> {
         let kind = self.str("kind")?;
         if let Some(verdict) = Verdict::parse(&kind) {
@@ -126,39 +130,44 @@ impl Reader<'_, '_> {
                 Event::Stopping { mode, to: self.opt_reply()? }
             }
             "stopped" => Event::Stopped,
+            "repaired" => Event::Repaired { from: Seq(self.num("from")?), to: Seq(self.num("to")?) },
             other => return Err(Fault::Unknown(other.to_owned())),
         })
     }
 
-    fn num(&self, name: &str) -> Read<u64> {
+    pub fn num(&self, name: &str) -> Read<u64> {
         self.opt_num(name)?.ok_or_else(|| wrong(name))
     }
 
-    fn opt_num(&self, name: &str) -> Read<Option<u64>> {
+    pub fn opt_num(&self, name: &str) -> Read<Option<u64>> {
         self.0.u64(name).map_err(Fault::Broken)
     }
 
-    fn opt_int(&self, name: &str) -> Read<Option<i64>> {
+    pub fn int(&self, name: &str) -> Read<i64> {
+        self.opt_int(name)?.ok_or_else(|| wrong(name))
+    }
+
+    pub fn opt_int(&self, name: &str) -> Read<Option<i64>> {
         self.0.i64(name).map_err(Fault::Broken)
     }
 
-    fn flag(&self, name: &str) -> Read<bool> {
+    pub fn flag(&self, name: &str) -> Read<bool> {
         Ok(self.0.bool(name).map_err(Fault::Broken)?.unwrap_or(false))
     }
 
-    fn str(&self, name: &str) -> Read<Arc<str>> {
+    pub fn str(&self, name: &str) -> Read<Arc<str>> {
         self.opt_str(name)?.ok_or_else(|| wrong(name))
     }
 
-    fn opt_str(&self, name: &str) -> Read<Option<Arc<str>>> {
+    pub fn opt_str(&self, name: &str) -> Read<Option<Arc<str>>> {
         Ok(self.0.str(name).map_err(Fault::Broken)?.map(|t| t.as_ref().into()))
     }
 
-    fn strings(&self, name: &str) -> Read<Vec<String>> {
+    pub fn strings(&self, name: &str) -> Read<Vec<String>> {
         self.0.strings(name).map_err(Fault::Broken)
     }
 
-    fn task(&self) -> Read<TaskId> {
+    pub fn task(&self) -> Read<TaskId> {
         Ok(TaskId(self.num("task")?))
     }
 
@@ -170,26 +179,26 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn agent(&self) -> Read<AgentId> {
+    pub fn agent(&self) -> Read<AgentId> {
         Ok(AgentId(self.num("agent")? as u32))
     }
 
-    fn generation(&self) -> Read<Generation> {
+    pub fn generation(&self) -> Read<Generation> {
         Ok(Generation(self.num("generation")? as u32))
     }
 
-    fn opt_reply(&self) -> Read<Option<ReplyTo>> {
+    pub fn opt_reply(&self) -> Read<Option<ReplyTo>> {
         let Some(name) = self.opt_str("reply")? else {
             return Ok(None);
         };
         Ok(Some(ReplyTo { name, tag: self.0.raw("tag").unwrap_or("null").into(), watches: self.flag("watch")? }))
     }
 
-    fn reply(&self) -> Read<ReplyTo> {
+    pub fn reply(&self) -> Read<ReplyTo> {
         self.opt_reply()?.ok_or_else(|| wrong("reply"))
     }
 
-    fn options(&self) -> Read<Option<Box<Options>>> {
+    pub fn options(&self) -> Read<Option<Box<Options>>> {
         let labels = self.strings("labels")?;
         let target = match self.opt_num("for_agent")? {
             Some(id) => Target::Agent(AgentId(id as u32)),
@@ -207,7 +216,7 @@ impl Reader<'_, '_> {
         Ok((options != Options::default()).then(|| Box::new(options)))
     }
 
-    fn spec(&self) -> Read<Spec> {
+    pub fn spec(&self) -> Read<Spec> {
         Ok(Spec {
             kind: Kind::parse(&self.str("agents")?).ok_or_else(|| wrong("agents"))?,
             command: self.strings("command")?,
@@ -238,7 +247,7 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn why_ending(&self) -> Read<Ending> {
+    pub fn why_ending(&self) -> Read<Ending> {
         match self.str("why")?.as_ref() {
             "cancel" => Ok(Ending::Cancel),
             "timeout" => Ok(Ending::Timeout),
@@ -246,7 +255,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn ended(&self, verdict: Verdict) -> Read<Ended> {
+    pub fn ended(&self, verdict: Verdict) -> Read<Ended> {
         Ok(Ended {
             agent: self.opt_num("agent")?.map(|n| AgentId(n as u32)),
             attempt: self.num("attempt")? as u32,
@@ -265,6 +274,6 @@ impl Reader<'_, '_> {
     }
 }
 
-fn wrong(field: &str) -> Fault {
+pub(super) fn wrong(field: &str) -> Fault {
     Fault::Broken(format!("\"{field}\" is missing or not as it must be"))
 }

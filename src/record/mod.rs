@@ -2,6 +2,7 @@
 //! Invariant: what is encoded decodes to the same event. Pure. The format is versioned by the segment's first record.
 
 mod decode;
+pub mod snapshot;
 
 pub use decode::{Fault, decode};
 
@@ -56,12 +57,23 @@ pub fn encode(out: &mut Vec<u8>, seq: Seq, moment: &Moment, event: &Event) {
     let mut o = Object::open(out);
     o.num("seq", seq.0).more(&moment.text);
     fields(&mut o, event);
-    let crc = crc32fast::hash(&out[start..]);
+    seal(out, start);
+}
+
+/// Ends a line that was begun at `start`: its checksum, and the newline.
+fn seal(out: &mut Vec<u8>, start: usize) {
+    let end = checksum(&out[start..]);
+    out.extend_from_slice(&end);
+}
+
+/// What stands after `body` in a whole line, and the newline.
+fn checksum(body: &[u8]) -> [u8; CRC_LEN + 1] {
+    let crc = crc32fast::hash(body);
     let mut end = *b",\"crc\":\"........\"}\n";
     for (digit, shift) in end[8..16].iter_mut().zip((0..32).step_by(4).rev()) {
         *digit = b"0123456789abcdef"[(crc >> shift & 15) as usize];
     }
-    out.extend_from_slice(&end);
+    end
 }
 
 fn fields(o: &mut Object, event: &Event) {
@@ -126,6 +138,7 @@ fn fields(o: &mut Object, event: &Event) {
         Event::AwaitedReady { to } => reply_fields(kind(o, "awaited-ready"), Some(to)),
         Event::Stopping { mode, to } => reply_fields(kind(o, "stopping").str("mode", mode.name()), to.as_ref()),
         Event::Stopped => kind(o, "stopped"),
+        Event::Repaired { from, to } => kind(o, "repaired").num("from", from.0).num("to", to.0),
     };
 }
 
@@ -305,6 +318,7 @@ mod tests {
             Event::AwaitedReady { to: to.clone() },
             Event::Stopping { mode: StopMode::Drain, to: Some(to) },
             Event::Stopped,
+            Event::Repaired { from: Seq(3), to: Seq(11) },
         ];
         all.extend(PutBack::ALL.map(|why| Event::PutBack { task: TaskId(1), why }));
         for then in [Then::Retry(5), Then::Park, Then::Remove, Then::Again] {

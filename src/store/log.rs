@@ -1,4 +1,4 @@
-//! The event log: segments of JSON lines, appended to by one writer, read by anyone.
+//! The event log: segments of JSON lines, appended to by one writer, read by anyone; and what they come to.
 //! Invariant: a turn is one write; a record that was appended is never changed. A torn tail is cut, and said;
 //! damage before the end is refused with its place.
 
@@ -10,10 +10,14 @@ use std::sync::Arc;
 
 use nix::libc;
 
+use super::keeper::Keeper;
+use super::segment::{self, Place, Step, Walk};
+use super::snapshot;
 use crate::error::{Code, Error, Result};
 use crate::limits::{LINE_MAX, LOG_PIECE, SEGMENT_BYTES};
 use crate::model::{Event, Seq, Term};
-use crate::record::{self, Fault, Stamp};
+use crate::record::snapshot::Point;
+use crate::record::{self, Stamp};
 use crate::sys;
 
 pub struct Log {
@@ -26,47 +30,113 @@ pub struct Log {
     full_at: u64,
     pub last: Seq,
     pub term: Term,
+    keeper: Option<Keeper>,
 }
 
-/// What opening found besides the records.
-pub struct Opened {
-    pub log: Log,
-    /// Bytes of a torn record that were cut off.
-    pub cut: Option<Torn>,
+/// What the log comes to.
+pub struct Replayed {
+    pub point: Point,
+    /// Bytes at the end that are no whole record.
+    pub torn: Option<Torn>,
+    /// Snapshots that could not be used, and why.
+    pub passed: Vec<String>,
 }
 
 pub struct Torn {
     pub file: PathBuf,
     pub offset: u64,
-    pub bytes: usize,
+    pub bytes: u64,
+}
+
+/// From the newest good snapshot on, up to record `until` or the end. `each` applies every record that the snapshot does
+/// not hold, or it has not happened.
+pub fn replay(
+    folder: &Path,
+    snapshot_until: Seq,
+    until: Seq,
+    shift: i64,
+    mut each: impl FnMut(&mut Point, Stamp, Event),
+) -> Result<Replayed> {
+    let os = |e: io::Error| Error::os(format!("cannot read the log at {}", folder.display()), e);
+    let segments = segment::list(folder).map_err(os)?;
+    let (point, passed) = snapshot::newest(folder, snapshot_until, shift).map_err(os)?;
+    let mut replayed = Replayed { point, torn: None, passed };
+    let point = &mut replayed.point;
+    let next = Seq(point.seq.0 + 1);
+    let begin = segments.partition_point(|path| segment::seq_of_name(path) <= next).saturating_sub(1);
+    let mut place = Place::default();
+    for (n, path) in segments.iter().enumerate().skip(begin) {
+        let bytes = fs::read(path).map_err(|e| Error::os(format!("cannot read {}", path.display()), e))?;
+        let mut walk = Walk::new(&bytes, place);
+        for step in walk.by_ref() {
+            match step {
+                // What the snapshot holds already.
+                Step::Record { stamp, .. } if stamp.seq <= point.seq => {}
+                Step::Record { stamp, .. } if stamp.seq > until => return Ok(replayed),
+                Step::Record { at, stamp, event } => {
+                    let first = if let Event::Repaired { from, .. } = event { from } else { stamp.seq };
+                    if first.0 > point.seq.0 + 1 {
+                        return Err(damaged(path, at as u64, &missing(point.seq, first)));
+                    }
+                    each(point, stamp, event);
+                }
+                Step::Fault { from, to, .. } if to == bytes.len() && n + 1 == segments.len() => {
+                    let bytes = (to - from) as u64;
+                    replayed.torn = Some(Torn { file: path.clone(), offset: from as u64, bytes });
+                    break;
+                }
+                Step::Fault { from, what, .. } => return Err(damaged(path, from as u64, &what)),
+                Step::Unknown { at, kind } => return Err(unknown(path, at as u64, &kind)),
+            }
+        }
+        place = walk.place;
+    }
+    let point = &replayed.point;
+    if let (Some(path), Some(last)) = (segments.last(), place.last)
+        && last < point.seq
+        && until > last
+    {
+        let what = format!("it ends with record {last}, and a snapshot stands at record {}", point.seq);
+        return Err(damaged(path, fs::metadata(path).map_or(0, |m| m.len()), &what));
+    }
+    Ok(replayed)
 }
 
 impl Log {
-    /// Opens for appending, after handing every record to `each`.
-    pub fn open(folder: &Path, mut each: impl FnMut(Stamp, Event)) -> Result<Opened> {
-        let segments = segments(folder).map_err(|e| Error::os(format!("cannot list {}", folder.display()), e))?;
-        let (mut last, mut term, mut cut) = (Seq(0), Term(0), None);
-        for (n, path) in segments.iter().enumerate() {
-            let bytes = fs::read(path).map_err(|e| Error::os(format!("cannot read {}", path.display()), e))?;
-            let good = scan(path, &bytes, last, |stamp, event| {
-                (last, term) = (stamp.seq, stamp.term);
-                each(stamp, event);
-            })?;
-            if good < bytes.len() {
-                if n + 1 < segments.len() {
-                    return Err(damaged(path, good as u64, "it ends within a record, and another segment follows"));
-                }
-                cut_at(path, good as u64)?;
-                cut = Some(Torn { file: path.clone(), offset: good as u64, bytes: bytes.len() - good });
-            }
+    /// Opens for appending, and says what the log comes to. A torn tail is cut off. Records after `seen_to` are read one
+    /// by one as long as they are kept, whatever snapshots there are.
+    pub fn open(
+        folder: &Path,
+        seen_to: Seq,
+        shift: i64,
+        each: impl FnMut(&mut Point, Stamp, Event),
+    ) -> Result<(Log, Replayed)> {
+        let os = |e: io::Error| Error::os(format!("cannot read the log at {}", folder.display()), e);
+        let from_the_first = segment::list(folder).map_err(os)?.first().is_none_or(|s| segment::seq_of_name(s).0 <= 1);
+        let snapshots = snapshot::list(folder).map_err(os)?;
+        let reachable = from_the_first || snapshots.iter().any(|path| segment::seq_of_name(path) <= seen_to);
+        let end = Seq(u64::MAX);
+        let replayed = replay(folder, if reachable { seen_to } else { end }, end, shift, each)?;
+        if let Some(torn) = &replayed.torn {
+            cut_at(&torn.file, torn.offset)?;
         }
-        let path = segments.last().cloned().unwrap_or_else(|| folder.join(segment_name(Seq(1))));
+        let point = &replayed.point;
+        let segments = segment::list(folder).map_err(|e| Error::os(format!("cannot list {}", folder.display()), e))?;
+        let fresh = || folder.join(segment::name(Seq(point.seq.0 + 1)));
+        let path = segments.last().cloned().unwrap_or_else(fresh);
         let file = open_append(&path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e))?;
         let len = file.metadata().map_err(|e| Error::os(format!("cannot look at {}", path.display()), e))?.len();
         sync_folder(folder);
+        let (last, term) = (point.seq, point.term);
         let (file, full_at) = (Arc::new(file), SEGMENT_BYTES);
-        let log = Log { folder: folder.to_owned(), file, len, reserved: len, full_at, last, term };
-        Ok(Opened { log, cut })
+        let log = Log { folder: folder.to_owned(), file, len, reserved: len, full_at, last, term, keeper: None };
+        Ok((log, replayed))
+    }
+
+    /// From now on closed segments are folded into snapshots, and old ones go: see [`Keeper`].
+    pub fn keep(&mut self, task_logs: &Path, bytes: u64) -> io::Result<()> {
+        self.keeper = Some(Keeper::start(&self.folder, task_logs, bytes)?);
+        Ok(())
     }
 
     /// Appends whole records, up to `last`. On an error nothing of them stays.
@@ -110,7 +180,7 @@ impl Log {
     /// Begins the next segment, with as much room as this one has left. Where there is none, this one grows on.
     fn next_segment(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
-        let path = self.folder.join(segment_name(Seq(self.last.0 + 1)));
+        let path = self.folder.join(segment::name(Seq(self.last.0 + 1)));
         let file = open_append(&path)?;
         let Ok(reserved) = reserve(&file, 0, self.room()) else {
             self.full_at = self.len + LOG_PIECE;
@@ -119,13 +189,16 @@ impl Log {
         self.give_back();
         (self.file, self.len, self.reserved, self.full_at) = (Arc::new(file), 0, reserved, SEGMENT_BYTES);
         sync_folder(&self.folder);
+        if let Some(keeper) = &self.keeper {
+            keeper.segment_closed();
+        }
         Ok(())
     }
 }
 
 /// Whether the log ends with the end of its hive.
 pub fn is_stopped(folder: &Path) -> io::Result<bool> {
-    let Some(last) = segments(folder)?.pop() else { return Ok(false) };
+    let Some(last) = segment::list(folder)?.pop() else { return Ok(false) };
     let file = File::open(last)?;
     let from = file.metadata()?.len().saturating_sub(LINE_MAX as u64);
     let mut end = vec![0; LINE_MAX];
@@ -159,60 +232,6 @@ fn sync_folder(folder: &Path) {
     }
 }
 
-fn segment_name(first: Seq) -> String {
-    format!("{:020}.jsonl", first.0)
-}
-
-/// The segments in order.
-pub fn segments(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found: Vec<PathBuf> = fs::read_dir(folder)?
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.extension().is_some_and(|e| e == "jsonl"))
-        .collect();
-    found.sort();
-    Ok(found)
-}
-
-/// The sequence number that a segment begins with, by its name.
-pub fn first_seq(segment: &Path) -> Seq {
-    Seq(segment.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok()).unwrap_or(0))
-}
-
-/// Hands on every record of one segment. Returns the length of the good part; what follows it is a torn tail.
-pub fn scan(path: &Path, bytes: &[u8], mut last: Seq, mut each: impl FnMut(Stamp, Event)) -> Result<usize> {
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = bytes[at..].iter().position(|b| *b == b'\n').map(|n| at + n);
-        let fault = match end.map(|end| record::decode(&bytes[at..end])) {
-            Some(Ok((stamp, event))) if stamp.seq.0 == last.0 + 1 => {
-                last = stamp.seq;
-                each(stamp, event);
-                at = end.unwrap_or(bytes.len()) + 1;
-                continue;
-            }
-            Some(Ok((stamp, _))) => format!("record {} follows record {last}", stamp.seq),
-            Some(Err(Fault::Unknown(kind))) => {
-                let remedy = "it was written by a later version of hive: use that one";
-                return Err(damaged(
-                    path,
-                    at as u64,
-                    &format!("a record of kind \"{kind}\", unknown to this version: {remedy}"),
-                ));
-            }
-            Some(Err(Fault::Broken(what))) => what,
-            None => "the record has no end".to_owned(),
-        };
-        // Nothing whole may follow a torn record: if something does, this is not a tail but damage.
-        let rest = &bytes[end.map_or(bytes.len(), |end| end + 1)..];
-        if rest.split(|b| *b == b'\n').any(|line| record::decode(line).is_ok()) {
-            return Err(damaged(path, at as u64, &fault));
-        }
-        return Ok(at);
-    }
-    Ok(at)
-}
-
 /// Hands on the records of those lines that contain `needle`: a search, not a check.
 pub fn scan_lines_with(bytes: &[u8], needle: &[u8], each: &mut impl FnMut(Stamp, Event)) {
     let finder = memchr::memmem::Finder::new(needle);
@@ -223,16 +242,32 @@ pub fn scan_lines_with(bytes: &[u8], needle: &[u8], each: &mut impl FnMut(Stamp,
     }
 }
 
+fn missing(last: Seq, first: Seq) -> String {
+    match last {
+        Seq(0) => format!("it begins with record {first}, and no snapshot says what came before"),
+        last => format!("record {first} follows record {last}"),
+    }
+}
+
 fn damaged(path: &Path, offset: u64, what: &str) -> Error {
+    let remedy = "restore the file, or let `hivectl events repair` cut the damage out";
     let message = format!(
-        "the log is damaged: {} at byte {offset}: {what}; whole records follow, so it was not cut by a crash: restore the file",
+        "the log is damaged: {} at byte {offset}: {what}; it goes on elsewhere, so this was no crash: {remedy}",
+        path.display()
+    );
+    Error::new(Code::Internal, message)
+}
+
+pub fn unknown(path: &Path, offset: u64, kind: &str) -> Error {
+    let message = format!(
+        "{} at byte {offset}: a record of kind \"{kind}\", unknown to this version: a later version of hive wrote it: use that one",
         path.display()
     );
     Error::new(Code::Internal, message)
 }
 
 /// Cuts a torn tail, and keeps what was cut beside the log.
-fn cut_at(path: &Path, offset: u64) -> Result<()> {
+pub fn cut_at(path: &Path, offset: u64) -> Result<()> {
     let what = || format!("cannot cut the torn end of {}", path.display());
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| Error::os(what(), e))?;
     let len = file.metadata().map_err(|e| Error::os(what(), e))?.len();

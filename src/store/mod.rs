@@ -6,12 +6,18 @@ pub mod context;
 pub mod diff;
 pub mod folders;
 pub mod intake;
+pub mod keeper;
 pub mod locks;
 pub mod log;
+#[cfg(test)]
+mod log_tests;
 pub mod marks;
 pub mod output;
 pub mod queue;
 pub mod references;
+pub mod repair;
+pub mod segment;
+pub mod snapshot;
 pub mod stamp;
 pub mod state;
 pub mod surroundings;

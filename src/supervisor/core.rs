@@ -12,7 +12,7 @@ use crate::model::{
     expired,
 };
 use crate::record::{self, Moment};
-use crate::store::{Folders, Log, log};
+use crate::store::{Folders, Log};
 use crate::sys::process;
 
 pub struct Core {
@@ -51,21 +51,21 @@ pub struct Unfinished {
 impl Core {
     /// Replays the log. Answers that were perhaps not written are the first effects of this leadership.
     pub fn open(folders: &Folders, now: Now, unfinished: Unfinished) -> Result<(Core, Answered)> {
-        let mut state = State::default();
-        let (mut effects, mut scratch) = (Vec::new(), Vec::new());
-        let mut answered = Answered::default();
-        let log::Opened { log, cut } = Log::open(&folders.events(), |stamp, event| {
-            let at = Now { wall: stamp.wall, mono: now.mono - (now.wall - stamp.wall) };
+        let (mut effects, mut answered) = (Vec::new(), Answered::default());
+        let shift = now.mono - now.wall;
+        // What was perhaps not seen to is read as it happened: a snapshot would not say it.
+        let seen_to = unfinished.answered.min(Seq(unfinished.turn.0.saturating_sub(1)));
+        let (log, replayed) = Log::open(&folders.events(), seen_to, shift, |point, stamp, event| {
             if stamp.seq >= unfinished.turn {
                 answered.0.extend(event.asked_by().map(|to| (to.name.clone(), to.tag.clone())));
             }
-            state.apply(at, event, &mut scratch);
-            let answers = scratch.drain(..).filter(|effect| matches!(effect, Effect::Answer { .. }));
+            let answers = point.apply(stamp, event, shift).filter(|effect| matches!(effect, Effect::Answer { .. }));
             if stamp.seq > unfinished.answered {
                 effects.extend(answers);
             }
         })?;
-        if let Some(torn) = cut {
+        replayed.passed.iter().for_each(|why| eprintln!("hivectl: {why}"));
+        if let Some(torn) = replayed.torn {
             let (file, offset, bytes) = (torn.file.display(), torn.offset, torn.bytes);
             eprintln!(
                 "hivectl: the log's last record was torn: cut {bytes} bytes at {offset} of {file} (kept beside it)"
@@ -73,7 +73,7 @@ impl Core {
         }
         let next = Seq(log.last.0 + 1);
         let core = Core {
-            state,
+            state: replayed.point.state,
             log,
             room: Room::new(),
             now,

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::Settings;
 use crate::error::{Code, Error, Result};
 use crate::json::{Flat, Object};
 use crate::store::{Folders, log};
@@ -68,26 +69,28 @@ impl Lead {
         Ok(())
     }
 
-    /// What the former leader said of itself: whether it was `--durable`, and where it was pinned.
-    pub fn former(&self) -> (bool, Option<usize>) {
+    /// Takes over what the former leader said of itself: whether it was `--durable`, where it was pinned, what it kept.
+    pub fn former(&self, settings: &mut Settings) {
         let mut text = String::new();
         let _ = (&self.leader.file).read_to_string(&mut text);
-        let Ok(said) = Flat::parse(text.trim()) else { return (false, None) };
-        let pin = said.u64("pin").ok().flatten().map(|cpu| cpu as usize);
-        (said.bool("durable").ok().flatten() == Some(true), pin)
+        let Ok(said) = Flat::parse(text.trim()) else { return };
+        settings.durable = said.bool("durable").ok().flatten() == Some(true);
+        settings.pin = said.u64("pin").ok().flatten().map(|cpu| cpu as usize);
+        settings.keep_log = said.u64("keep_log").ok().flatten().unwrap_or(settings.keep_log);
     }
 
     /// Says who leads, for clients to read, and how, for the next one.
-    pub fn say(&self, term: u64, since: i64, durable: bool, pin: Option<usize>) -> io::Result<()> {
+    pub fn say(&self, term: u64, since: i64, settings: &Settings) -> io::Result<()> {
         let mut text = Vec::new();
         let mut o = Object::open(&mut text);
         o.num("pid", process::my_pid().0).num("term", term).str("since", &time::text(since));
-        if durable {
+        if settings.durable {
             o.bool("durable", true);
         }
-        if let Some(cpu) = pin {
+        if let Some(cpu) = settings.pin {
             o.num("pin", cpu);
         }
+        o.num("keep_log", settings.keep_log);
         o.close();
         text.push(b'\n');
         self.leader.file.set_len(0)?;

@@ -46,8 +46,10 @@ pub struct Settings {
     pub durable: bool,
     /// Wait until the one that leads is gone.
     pub standby: bool,
-    /// Be as durable as the former leader, and where it was.
+    /// Be as durable as the former leader, and where it was, and keep what it kept.
     pub as_before: bool,
+    /// Bytes of the log that are kept.
+    pub keep_log: u64,
 }
 
 pub struct Supervisor {
@@ -151,7 +153,7 @@ pub fn run(settings: Settings, ready: impl FnOnce()) -> Result<()> {
 impl Supervisor {
     fn start(mut settings: Settings, lead: Lead) -> Result<Supervisor> {
         if settings.as_before {
-            (settings.durable, settings.pin) = lead.former();
+            lead.former(&mut settings);
         }
         let folders = &settings.folders;
         let os = |what: &str| {
@@ -181,6 +183,7 @@ impl Supervisor {
         failpoint::pass("adopted");
         recover::end_remains(&core.state, folders, &adopted);
         core.lead(now(), adopted, settings.standby);
+        core.log.keep(&folders.logs(), settings.keep_log).map_err(os("cannot start the thread for snapshots"))?;
         recover::hold_back_what_was_sent(&mut core, &mut agents);
 
         let left = intake.recover(core.recorded());
@@ -298,7 +301,7 @@ impl Supervisor {
     }
 
     fn say_who_leads(&self) -> Result<()> {
-        let said = self.lead.say(self.hive.core.log.term.0, self.hive.since, self.settings.durable, self.settings.pin);
+        let said = self.lead.say(self.hive.core.log.term.0, self.hive.since, &self.settings);
         said.map_err(|e| Error::os("cannot write the leader file", e))
     }
 

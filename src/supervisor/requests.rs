@@ -196,16 +196,20 @@ impl Hive {
         let to = asker(to)?;
         let me = process::my_pid();
         let processors = crate::sys::processors_of(me).unwrap_or_default();
+        let containment = self.agents.containment();
+        let machine = answer::Machine {
+            group: self.agents.group(),
+            containment: &containment,
+            processors: &processors,
+            malformed: self.malformed,
+            clients_cut: self.clients.cut,
+        };
         let facts = answer::Facts {
             hive: &self.name,
             pid: me.0,
             term: self.core.log.term.0,
             since: self.since,
-            group: self.agents.group(),
-            containment: &self.agents.containment(),
-            processors: &processors,
-            malformed: self.malformed,
-            clients_cut: self.clients.cut,
+            machine: Some(machine),
         };
         let state = &self.core.state;
         self.clients.answer(&to, self.core.recorded(), |out| answer::status(out, &to.tag, state, &facts));

@@ -138,6 +138,21 @@ pub fn set_processors(cpus: &[usize]) -> io::Result<()> {
     Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?)
 }
 
+/// The calling thread gives way to all others.
+pub fn be_nice() {
+    // SAFETY: no memory is touched; 0 names the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}
+
+/// What a large piece of work took and let go goes back to the machine.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator's own call, safe from any thread.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// From here on stdout goes nowhere; whoever read it sees its end.
 pub fn close_stdout() -> io::Result<()> {
     let nothing = std::fs::OpenOptions::new().write(true).open("/dev/null")?;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{limits, reference};
 use crate::error::Code;
-use crate::json::{Object, number};
+use crate::json::Object;
 use crate::model::{Agent, Body, Course, Ended, Limit, Limits, Phase, State, Task, TaskId, TaskState, Verdict};
 use crate::time;
 
@@ -160,12 +160,17 @@ pub fn tasks(out: &mut Vec<u8>, tag: &str, state: &State, from: u64, limit: u64,
     });
 }
 
-/// What only the supervisor's surroundings know, for the status.
+/// What the state does not know, for the status.
 pub struct Facts<'a> {
     pub hive: &'a str,
     pub pid: i32,
     pub term: u64,
     pub since: i64,
+    /// Known only while it lives.
+    pub machine: Option<Machine<'a>>,
+}
+
+pub struct Machine<'a> {
     pub group: i32,
     /// What holds the agents' processes together.
     pub containment: &'a str,
@@ -185,17 +190,13 @@ pub fn status(out: &mut Vec<u8>, tag: &str, state: &State, facts: &Facts) {
         o.str("state", course);
         let mut s = Object::open(o.key("supervisor"));
         s.num("pid", facts.pid).num("term", facts.term).str("since", &time::text(facts.since));
-        let cpus = s.key("processors");
-        cpus.push(b'[');
-        for (n, cpu) in facts.processors.iter().enumerate() {
-            if n > 0 {
-                cpus.push(b',');
-            }
-            number(cpus, *cpu);
+        if let Some(machine) = &facts.machine {
+            s.nums("processors", machine.processors.iter().copied());
         }
-        cpus.push(b']');
         s.close();
-        o.num("pgid", facts.group).str("containment", facts.containment);
+        if let Some(machine) = &facts.machine {
+            o.num("pgid", machine.group).str("containment", machine.containment);
+        }
         let list = o.key("agents");
         list.push(b'[');
         for (n, agent) in state.agents.values().enumerate() {
@@ -210,7 +211,9 @@ pub fn status(out: &mut Vec<u8>, tag: &str, state: &State, facts: &Facts) {
         t.num("queued", c.queued).num("running", c.running).num("done", c.done);
         t.num("failed", c.failed).num("cancelled", c.cancelled);
         t.close();
-        o.num("malformed", facts.malformed).num("clients_cut", facts.clients_cut);
+        if let Some(machine) = &facts.machine {
+            o.num("malformed", machine.malformed).num("clients_cut", machine.clients_cut);
+        }
     });
 }
 

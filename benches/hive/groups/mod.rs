@@ -7,13 +7,14 @@ mod idle;
 mod lock;
 mod oneshot;
 mod pool;
+mod recovery;
 mod state;
 mod throughput;
 
 use crate::runner::Group;
 
 /// In the order in which they are run.
-pub const ALL: [Group; 9] = [
+pub const ALL: [Group; 10] = [
     dispatch::GROUP,
     throughput::GROUP,
     oneshot::GROUP,
@@ -22,5 +23,6 @@ pub const ALL: [Group; 9] = [
     pool::GROUP,
     state::GROUP,
     lock::GROUP,
+    recovery::GROUP,
     idle::GROUP,
 ];
