@@ -72,6 +72,8 @@ pub const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Hosts live on without a supervisor for this long.
 pub const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 
+/// A standby reads a log that grows this often, and not more.
+pub const STANDBY_PAUSE: Duration = Duration::from_millis(20);
 /// A supervisor that has no agents after this long was left by whoever started it.
 pub const STARTER_PATIENCE: Duration = Duration::from_secs(2);
 /// A supervisor that was killed to make room for another gets so long to be gone.

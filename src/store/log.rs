@@ -3,7 +3,7 @@
 //! damage before the end is refused with its place.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,86 @@ pub struct Replayed {
     pub torn: Option<Torn>,
     /// Snapshots that could not be used, and why.
     pub passed: Vec<String>,
+    end: End,
+}
+
+/// How far the log was read.
+#[derive(Default)]
+struct End {
+    segment: Option<PathBuf>,
+    /// Where the next record of it begins.
+    at: u64,
+    place: Place,
+}
+
+impl Replayed {
+    /// Reads what was appended since.
+    pub fn read_on(&mut self, folder: &Path, mut each: impl FnMut(&mut Point, Stamp, Event)) -> Result<()> {
+        loop {
+            let path = match &self.end.segment {
+                Some(path) => path.clone(),
+                None => folder.join(segment::name(Seq(self.point.seq.0 + 1))),
+            };
+            let bytes = match read_from(&path, self.end.at) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && self.end.segment.is_none() => return Ok(()),
+                other => other.map_err(|e| Error::os(format!("cannot read {}", path.display()), e))?,
+            };
+            let read = self.take(&path, self.end.at, &bytes, true, Seq(u64::MAX), &mut each)?;
+            debug_assert!(read, "nothing is left out");
+            let next = folder.join(segment::name(Seq(self.point.seq.0 + 1)));
+            if self.torn.is_some() || next == path || !next.exists() {
+                return Ok(());
+            }
+            self.end = End { segment: Some(next), at: 0, place: self.end.place };
+        }
+    }
+
+    /// Takes the records of one segment, from byte `from` on. `false`: not all, as `until` came first.
+    fn take(
+        &mut self,
+        path: &Path,
+        from: u64,
+        bytes: &[u8],
+        is_last: bool,
+        until: Seq,
+        each: &mut impl FnMut(&mut Point, Stamp, Event),
+    ) -> Result<bool> {
+        let mut walk = Walk::new(bytes, self.end.place);
+        let mut end = bytes.len();
+        self.torn = None;
+        for step in walk.by_ref() {
+            match step {
+                // What the snapshot holds already.
+                Step::Record { stamp, .. } if stamp.seq <= self.point.seq => {}
+                Step::Record { stamp, .. } if stamp.seq > until => return Ok(false),
+                Step::Record { at, stamp, event } => {
+                    let first = if let Event::Repaired { from, .. } = event { from } else { stamp.seq };
+                    if first.0 > self.point.seq.0 + 1 {
+                        return Err(damaged(path, from + at as u64, &missing(self.point.seq, first)));
+                    }
+                    each(&mut self.point, stamp, event);
+                }
+                Step::Fault { from: at, to, .. } if to == bytes.len() && is_last => {
+                    let bytes = (to - at) as u64;
+                    self.torn = Some(Torn { file: path.to_owned(), offset: from + at as u64, bytes });
+                    end = at;
+                    break;
+                }
+                Step::Fault { from: at, what, .. } => return Err(damaged(path, from + at as u64, &what)),
+                Step::Unknown { at, kind } => return Err(unknown(path, from + at as u64, &kind)),
+            }
+        }
+        self.end = End { segment: Some(path.to_owned()), at: from + end as u64, place: walk.place };
+        Ok(true)
+    }
+}
+
+fn read_from(path: &Path, at: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(io::SeekFrom::Start(at))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 pub struct Torn {
@@ -60,39 +140,17 @@ pub fn replay(
     let os = |e: io::Error| Error::os(format!("cannot read the log at {}", folder.display()), e);
     let segments = segment::list(folder).map_err(os)?;
     let (point, passed) = snapshot::newest(folder, snapshot_until, shift).map_err(os)?;
-    let mut replayed = Replayed { point, torn: None, passed };
-    let point = &mut replayed.point;
     let next = Seq(point.seq.0 + 1);
+    let mut replayed = Replayed { point, torn: None, passed, end: End::default() };
     let begin = segments.partition_point(|path| segment::seq_of_name(path) <= next).saturating_sub(1);
-    let mut place = Place::default();
     for (n, path) in segments.iter().enumerate().skip(begin) {
         let bytes = fs::read(path).map_err(|e| Error::os(format!("cannot read {}", path.display()), e))?;
-        let mut walk = Walk::new(&bytes, place);
-        for step in walk.by_ref() {
-            match step {
-                // What the snapshot holds already.
-                Step::Record { stamp, .. } if stamp.seq <= point.seq => {}
-                Step::Record { stamp, .. } if stamp.seq > until => return Ok(replayed),
-                Step::Record { at, stamp, event } => {
-                    let first = if let Event::Repaired { from, .. } = event { from } else { stamp.seq };
-                    if first.0 > point.seq.0 + 1 {
-                        return Err(damaged(path, at as u64, &missing(point.seq, first)));
-                    }
-                    each(point, stamp, event);
-                }
-                Step::Fault { from, to, .. } if to == bytes.len() && n + 1 == segments.len() => {
-                    let bytes = (to - from) as u64;
-                    replayed.torn = Some(Torn { file: path.clone(), offset: from as u64, bytes });
-                    break;
-                }
-                Step::Fault { from, what, .. } => return Err(damaged(path, from as u64, &what)),
-                Step::Unknown { at, kind } => return Err(unknown(path, at as u64, &kind)),
-            }
+        if !replayed.take(path, 0, &bytes, n + 1 == segments.len(), until, &mut each)? {
+            return Ok(replayed);
         }
-        place = walk.place;
     }
     let point = &replayed.point;
-    if let (Some(path), Some(last)) = (segments.last(), place.last)
+    if let (Some(path), Some(last)) = (segments.last(), replayed.end.place.last)
         && last < point.seq
         && until > last
     {
@@ -117,20 +175,23 @@ impl Log {
         let reachable = from_the_first || snapshots.iter().any(|path| segment::seq_of_name(path) <= seen_to);
         let end = Seq(u64::MAX);
         let replayed = replay(folder, if reachable { seen_to } else { end }, end, shift, each)?;
+        Ok((Log::after(folder, &replayed)?, replayed))
+    }
+
+    /// Opens for appending to what was read to its end. A torn tail is cut off.
+    pub fn after(folder: &Path, replayed: &Replayed) -> Result<Log> {
         if let Some(torn) = &replayed.torn {
             cut_at(&torn.file, torn.offset)?;
         }
         let point = &replayed.point;
-        let segments = segment::list(folder).map_err(|e| Error::os(format!("cannot list {}", folder.display()), e))?;
         let fresh = || folder.join(segment::name(Seq(point.seq.0 + 1)));
-        let path = segments.last().cloned().unwrap_or_else(fresh);
+        let path = replayed.end.segment.clone().unwrap_or_else(fresh);
         let file = open_append(&path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e))?;
         let len = file.metadata().map_err(|e| Error::os(format!("cannot look at {}", path.display()), e))?.len();
         sync_folder(folder);
         let (last, term) = (point.seq, point.term);
         let (file, full_at) = (Arc::new(file), SEGMENT_BYTES);
-        let log = Log { folder: folder.to_owned(), file, len, reserved: len, full_at, last, term, keeper: None };
-        Ok((log, replayed))
+        Ok(Log { folder: folder.to_owned(), file, len, reserved: len, full_at, last, term, keeper: None })
     }
 
     /// From now on closed segments are folded into snapshots, and old ones go: see [`Keeper`].

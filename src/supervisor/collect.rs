@@ -267,7 +267,7 @@ impl Hive {
 impl Supervisor {
     /// What the last supervisor took and was not done with. Where its events are in the log, the lines are history, but
     /// for requests that nothing in the log answers; half lines go on either way.
-    pub(super) fn take_left(&mut self, left: Left, answered: &Answered) {
+    pub(super) fn take_left(&mut self, left: Left, answered: Option<&Answered>) {
         for (source, taken) in left.entries {
             let is_agent = source.0 >= FIRST_AGENT;
             if is_agent && self.hive.agents.out(agent_of(source)).is_none() {
@@ -276,7 +276,7 @@ impl Supervisor {
             let half = match left.recorded_from {
                 None => self.hive.split(source, &self.intake, taken),
                 Some(_) => {
-                    if source == CTL || source == FORMER_CTL {
+                    if let Some(answered) = answered.filter(|_| source == CTL || source == FORMER_CTL) {
                         self.hive.request_again(self.intake.bytes(taken.range.clone()), answered);
                     }
                     end_of_last_line(&self.intake, taken)

@@ -1,17 +1,20 @@
 //! The model at work: inputs become events, events become records and effects.
 //! Owns the state and the log. Touches no pipe and no process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
 use super::room::Room;
+use super::standby::Heir;
 use crate::error::{Error, Result};
 use crate::model::{
     AgentId, Effect, Event, Input, Lead, Now, Refusal, ReplyTo, Seq, State, Tag, Term, assignment, consequence, decide,
     expired,
 };
-use crate::record::{self, Moment};
+use crate::record::snapshot::Point;
+use crate::record::{self, Moment, Stamp};
+use crate::store::log::Replayed;
 use crate::store::{Folders, Log};
 use crate::sys::process;
 
@@ -48,22 +51,72 @@ pub struct Unfinished {
     pub turn: Seq,
 }
 
+/// What the newest records asked for, as long as it is perhaps not done.
+#[derive(Default)]
+pub struct Tail(VecDeque<(Seq, Vec<Effect>, Option<ReplyTo>)>);
+
+impl Tail {
+    /// Applies a record, and keeps whom it answers and who asked for it.
+    pub fn apply(&mut self, point: &mut Point, stamp: Stamp, event: Event, shift: i64) {
+        let asker = event.asked_by().cloned();
+        let effects = point.apply(stamp, event, shift);
+        let answers: Vec<Effect> = effects.filter(|effect| matches!(effect, Effect::Answer { .. })).collect();
+        if asker.is_some() || !answers.is_empty() {
+            self.0.push_back((stamp.seq, answers, asker));
+        }
+    }
+
+    /// Up to this record everybody was answered.
+    pub fn forget(&mut self, answered: Seq) {
+        while self.0.front().is_some_and(|(seq, ..)| *seq <= answered) {
+            self.0.pop_front();
+        }
+    }
+
+    fn settle(self, unfinished: Unfinished) -> (Vec<Effect>, Answered) {
+        let (mut effects, mut answered) = (Vec::new(), Answered::default());
+        for (seq, answers, asker) in self.0 {
+            if seq > unfinished.answered {
+                effects.extend(answers);
+            }
+            answered.0.extend(asker.filter(|_| seq >= unfinished.turn).map(|to| (to.name, to.tag)));
+        }
+        (effects, answered)
+    }
+}
+
 impl Core {
     /// Replays the log. Answers that were perhaps not written are the first effects of this leadership.
-    pub fn open(folders: &Folders, now: Now, unfinished: Unfinished) -> Result<(Core, Answered)> {
-        let (mut effects, mut answered) = (Vec::new(), Answered::default());
+    pub fn open(folders: &Folders, now: Now, unfinished: Unfinished) -> Result<(Core, Option<Answered>)> {
         let shift = now.mono - now.wall;
         // What was perhaps not seen to is read as it happened: a snapshot would not say it.
         let seen_to = unfinished.answered.min(Seq(unfinished.turn.0.saturating_sub(1)));
-        let (log, replayed) = Log::open(&folders.events(), seen_to, shift, |point, stamp, event| {
-            if stamp.seq >= unfinished.turn {
-                answered.0.extend(event.asked_by().map(|to| (to.name.clone(), to.tag.clone())));
-            }
-            let answers = point.apply(stamp, event, shift).filter(|effect| matches!(effect, Effect::Answer { .. }));
-            if stamp.seq > unfinished.answered {
-                effects.extend(answers);
-            }
-        })?;
+        let mut tail = Tail::default();
+        let (log, replayed) =
+            Log::open(&folders.events(), seen_to, shift, |point, stamp, event| match stamp.seq <= seen_to {
+                true => drop(point.apply(stamp, event, shift)),
+                false => tail.apply(point, stamp, event, shift),
+            })?;
+        Ok(Core::of(log, replayed, tail, now, unfinished))
+    }
+
+    /// The same, where a standby has read most of it.
+    pub fn inherit(
+        folders: &Folders,
+        heir: Option<Heir>,
+        now: Now,
+        unfinished: Unfinished,
+    ) -> Result<(Core, Option<Answered>)> {
+        let read = |mut heir: Heir| heir.read_on(folders).is_ok().then_some(heir);
+        let Some(Heir { replayed, tail, .. }) = heir.and_then(read) else {
+            return Core::open(folders, now, unfinished);
+        };
+        let log = Log::after(&folders.events(), &replayed)?;
+        Ok(Core::of(log, replayed, tail, now, unfinished))
+    }
+
+    /// A log that was read to its end, and what its newest records asked for.
+    pub fn of(log: Log, replayed: Replayed, tail: Tail, now: Now, unfinished: Unfinished) -> (Core, Option<Answered>) {
         replayed.passed.iter().for_each(|why| eprintln!("hivectl: {why}"));
         if let Some(torn) = replayed.torn {
             let (file, offset, bytes) = (torn.file.display(), torn.offset, torn.bytes);
@@ -71,19 +124,21 @@ impl Core {
                 "hivectl: the log's last record was torn: cut {bytes} bytes at {offset} of {file} (kept beside it)"
             );
         }
-        let next = Seq(log.last.0 + 1);
+        let (effects, answered) = tail.settle(unfinished);
         let core = Core {
             state: replayed.point.state,
+            next: Seq(log.last.0 + 1),
             log,
             room: Room::new(),
             now,
-            next,
             effects,
             records: Vec::new(),
             decided: Vec::new(),
             moment: Moment::default(),
         };
-        Ok((core, answered))
+        // Where every answer was written, nobody has to be asked who was not.
+        let all = unfinished.answered >= core.recorded();
+        (core, (!all).then_some(answered))
     }
 
     /// Begins a new term, with the agents whose hosts live. Its first events are those of the take-over; what was recorded

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::Settings;
+use super::standby::{self, Heir};
 use crate::error::{Code, Error, Result};
 use crate::json::{Flat, Object};
 use crate::store::{Folders, log};
@@ -32,19 +33,16 @@ impl Lead {
     }
 
     /// Waits until the one that leads is gone, and leads. `None` where its hive was stopped: then there is nothing to lead.
-    pub fn inherit(folders: &Folders, waiting: impl FnOnce()) -> Result<Option<(Lead, Sign)>> {
-        let os = |what: String| move |e: io::Error| Error::os(what, e);
+    pub fn inherit(folders: &Folders, waiting: impl FnOnce()) -> Result<Option<(Lead, Sign, Option<Heir>)>> {
         let sign = Sign::put_up(folders)?;
-        waiting();
-        let log = Lock::wait_for_folder(&folders.kept);
-        let log = log.map_err(os(format!("cannot wait for the lock of {}", folders.kept.display())))?;
-        if log::is_stopped(&folders.events()).map_err(os("cannot read the end of the log".to_owned()))? {
+        let (log, heir) = standby::wait(folders, waiting)?;
+        if log::is_stopped(&folders.events()).map_err(|e| Error::os("cannot read the end of the log", e))? {
             // Whoever stopped it may have died before it was done with that.
             let _ = folders.remove_live();
             return Ok(None);
         }
         folders.make()?;
-        Ok(Some((Lead::with(folders, log)?, sign)))
+        Ok(Some((Lead::with(folders, log)?, sign, heir)))
     }
 
     fn with(folders: &Folders, log: Lock) -> Result<Lead> {

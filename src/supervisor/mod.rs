@@ -12,6 +12,7 @@ mod perform;
 mod recover;
 mod requests;
 mod room;
+mod standby;
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,6 +37,7 @@ use collect::Inlets;
 use core::{Core, Unfinished};
 use lead::Lead;
 use live::Live;
+use standby::Heir;
 
 /// How a supervisor is to run.
 pub struct Settings {
@@ -138,20 +140,20 @@ impl Wake {
 pub fn run(settings: Settings, ready: impl FnOnce()) -> Result<()> {
     process::set_name();
     if settings.standby {
-        let Some((lead, sign)) = Lead::inherit(&settings.folders, ready)? else { return Ok(()) };
-        let mut supervisor = Supervisor::start(settings, lead)?;
+        let Some((lead, sign, heir)) = Lead::inherit(&settings.folders, ready)? else { return Ok(()) };
+        let mut supervisor = Supervisor::start(settings, lead, heir)?;
         drop(sign);
         return supervisor.serve();
     }
     settings.folders.make()?;
     let lead = Lead::take(&settings.folders)?;
-    let mut supervisor = Supervisor::start(settings, lead)?;
+    let mut supervisor = Supervisor::start(settings, lead, None)?;
     ready();
     supervisor.serve()
 }
 
 impl Supervisor {
-    fn start(mut settings: Settings, lead: Lead) -> Result<Supervisor> {
+    fn start(mut settings: Settings, lead: Lead, heir: Option<Heir>) -> Result<Supervisor> {
         if settings.as_before {
             lead.former(&mut settings);
         }
@@ -172,7 +174,7 @@ impl Supervisor {
         let mut intake = Intake::open(&folders.intake()).map_err(os(&format!("cannot map the intake {full}")))?;
         let marks = Marks::open(&folders.marks()).map_err(os(&format!("cannot map the marks {full}")))?;
         let unfinished = Unfinished { answered: marks.answered(), turn: intake.deciding().unwrap_or(Seq(u64::MAX)) };
-        let (mut core, answered) = Core::open(folders, now(), unfinished)?;
+        let (mut core, answered) = Core::inherit(folders, heir, now(), unfinished)?;
 
         let living = recover::living_hosts(&core.state).map_err(os("cannot look for the agents of the last leader"))?;
         let host = living.first().map(|(_, host)| host.pid);
@@ -211,7 +213,7 @@ impl Supervisor {
         let mut supervisor = Supervisor { settings, hive, poll, intake, inlets, syncer, bell, signals, lead, live };
         supervisor.say_who_leads()?;
         failpoint::pass("led");
-        supervisor.take_left(left, &answered);
+        supervisor.take_left(left, answered.as_ref());
         failpoint::pass("took-left");
         supervisor.finish_turn()?;
         Ok(supervisor)
