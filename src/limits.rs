@@ -72,6 +72,10 @@ pub const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Hosts live on without a supervisor for this long.
 pub const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 
+/// Hosts that were taken over are told so when the first rush is over.
+pub const TELL_AFTER: Duration = Duration::from_millis(100);
+/// A host says in a file that it has no leader, unless it has one again by then.
+pub const ORPHAN_NOTE_AFTER: Duration = Duration::from_millis(150);
 /// A standby reads a log that grows this often, and not more.
 pub const STANDBY_PAUSE: Duration = Duration::from_millis(20);
 /// A supervisor that has no agents after this long was left by whoever started it.

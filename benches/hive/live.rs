@@ -106,7 +106,7 @@ impl Hive {
     }
 
     /// Runs a command outside of any measurement and returns what it printed.
-    fn control(&self, arguments: &[&str]) -> Result<String> {
+    pub fn control(&self, arguments: &[&str]) -> Result<String> {
         let what = format!("`hivectl {}`", arguments.join(" "));
         // Files, not pipes: a detached supervisor that kept a pipe open would keep the reader waiting.
         let (out, err) = (self.kept.join("bench-stdout"), self.kept.join("bench-stderr"));

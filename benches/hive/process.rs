@@ -24,6 +24,10 @@ impl Child {
         os::fork_child(work).map(Child).trying("forking a helper")
     }
 
+    pub fn pid(&self) -> Pid {
+        self.0
+    }
+
     pub fn kill(&self) {
         let _ = kill(self.0, Signal::SIGKILL);
     }

@@ -22,7 +22,9 @@ impl Host {
                 warm.unwatch(&self.poll);
             }
         }
-        tree::ask_to_end(&self.victims());
+        if process::has_children() {
+            tree::ask_to_end(&self.victims());
+        }
         self.sweep = Some(self.sweep.map_or(kill_at, |at| at.min(kill_at)));
         self.reap();
     }

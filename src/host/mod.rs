@@ -71,6 +71,8 @@ struct Host {
     supervisor: Option<Process>,
     /// With no supervisor: when to give up.
     orphan_until: Option<i64>,
+    /// And when to say so.
+    note_at: Option<i64>,
     generation: Generation,
     /// Surroundings of the resident kinds, and the last ones of a shell task, by digest.
     own: Surroundings,
@@ -166,6 +168,7 @@ impl Host {
             commands: Lines::new(handed(number::COMMANDS)?),
             supervisor: None,
             orphan_until: None,
+            note_at: None,
             generation: orders.generation,
             log: BoundedLog::rotating(orders.folders.agent(orders.agent).join("log"), limits::AGENT_LOG_MAX),
             cage: Cage::new(&orders),
@@ -245,8 +248,8 @@ impl Host {
         let quiet = self.quiet.as_ref().map(|q| q.at);
         let settling = self.settling.as_ref().map(|(_, watch)| watch.at);
         let look = self.cage.next_look().filter(|_| self.runs_something());
-        let due =
-            [self.sweep, self.orphan_until, self.warm_up_at, quiet, settling, look].into_iter().flatten().min()?;
+        let due = [self.sweep, self.orphan_until, self.note_at, self.warm_up_at, quiet, settling, look];
+        let due = due.into_iter().flatten().min()?;
         Some(Duration::from_micros((due - clock::monotonic_micros()).max(0) as u64))
     }
 
@@ -279,9 +282,9 @@ impl Host {
         if let Some(supervisor) = self.supervisor.take() {
             let _ = self.poll.registry().deregister(&mut SourceFd(&supervisor.as_raw_fd()));
         }
-        self.orphan_until = Some(clock::monotonic_micros() + self.orders.spec.orphan_grace_us);
-        // For people: when it was, and who is left. Nothing depends on it.
-        let _ = std::fs::write(self.orders.folders.orphaned(self.orders.agent), format!("{}\n", self.me.0));
+        let now = clock::monotonic_micros();
+        self.orphan_until = Some(now + self.orders.spec.orphan_grace_us);
+        self.note_at = Some(now + limits::ORPHAN_NOTE_AFTER.as_micros() as i64);
     }
 
     /// Lives and dies with this supervisor from here on.
@@ -295,7 +298,7 @@ impl Host {
         self.supervisor = Process::open(supervisor).ok().filter(watch);
         match self.supervisor {
             None => self.supervisor_gone(),
-            Some(_) if self.orphan_until.take().is_some() => {
+            Some(_) if self.orphan_until.take().is_some() && self.note_at.take().is_none() => {
                 let _ = std::fs::remove_file(self.orders.folders.orphaned(self.orders.agent));
             }
             Some(_) => {}
@@ -362,6 +365,11 @@ impl Host {
         if self.warm_up_at.is_some_and(|at| at <= now) {
             self.warm_up_at = None;
             self.warm_up();
+        }
+        if self.note_at.is_some_and(|at| at <= now) {
+            self.note_at = None;
+            // For people: when it was, and who is left. Nothing depends on it.
+            let _ = std::fs::write(self.orders.folders.orphaned(self.orders.agent), format!("{}\n", self.me.0));
         }
         if self.orphan_until.is_some_and(|at| at <= now) {
             self.orphan_until = None;

@@ -176,8 +176,11 @@ impl Supervisor {
         let unfinished = Unfinished { answered: marks.answered(), turn: intake.deciding().unwrap_or(Seq(u64::MAX)) };
         let (mut core, answered) = Core::inherit(folders, heir, now(), unfinished)?;
 
+        // It leads: what it knows is what the log comes to. Whoever writes to it now is heard in its first turn.
+        let since = clock::wall_micros();
+        lead.say(core.log.term.0 + 1, since, &settings).map_err(os("cannot write the leader file"))?;
         let living = recover::living_hosts(&core.state).map_err(os("cannot look for the agents of the last leader"))?;
-        let host = living.first().map(|(_, host)| host.pid);
+        let host = living.first().map(|(_, host, _)| host.pid);
         let (ctl, hosts, former) = recover::shared_pipes(folders, host)?;
         let inlets = Inlets::new(&ctl, &hosts, former).map_err(os("cannot open the hive's pipes"))?;
         let mut agents = Agents::new(folders.clone(), Shared { ctl, hosts }, marks, open_files, processors);
@@ -187,6 +190,7 @@ impl Supervisor {
         core.lead(now(), adopted, settings.standby);
         core.log.keep(&folders.logs(), settings.keep_log).map_err(os("cannot start the thread for snapshots"))?;
         recover::hold_back_what_was_sent(&mut core, &mut agents);
+        agents.tell_soon(core.now.mono, core.state.spec.orphan_grace_us);
 
         let left = intake.recover(core.recorded());
         let stop_signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
@@ -208,10 +212,9 @@ impl Supervisor {
             names: Names::default(),
             exit: false,
             malformed: 0,
-            since: clock::wall_micros(),
+            since,
         };
         let mut supervisor = Supervisor { settings, hive, poll, intake, inlets, syncer, bell, signals, lead, live };
-        supervisor.say_who_leads()?;
         failpoint::pass("led");
         supervisor.take_left(left, answered.as_ref());
         failpoint::pass("took-left");
@@ -228,6 +231,7 @@ impl Supervisor {
             if self.live.mend_at.is_some_and(|at| at <= self.hive.core.now.mono) {
                 self.mend_live();
             }
+            self.hive.agents.tell_who_leads(self.hive.core.now.mono);
             self.collect(&mut woken)?;
             self.finish_turn()?;
         }
@@ -252,6 +256,7 @@ impl Supervisor {
         let due = [
             core.state.next_deadline(),
             core.next_look_for_room(),
+            self.hive.agents.tell_at(),
             self.hive.clients.next_deadline(),
             self.live.mend_at,
         ];

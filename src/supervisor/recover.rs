@@ -19,8 +19,11 @@ use crate::store::Folders;
 use crate::sys::process::{self, Pid, Process};
 use crate::sys::{fifo, tree};
 
+/// A host that lives, and its process group.
+pub type Living = (AgentId, Process, i32);
+
 /// The hosts that the log says run, and that do.
-pub fn living_hosts(state: &State) -> io::Result<Vec<(AgentId, Process)>> {
+pub fn living_hosts(state: &State) -> io::Result<Vec<Living>> {
     if state.boot.as_deref() != Some(process::boot_id().as_str()) {
         return Ok(Vec::new());
     }
@@ -31,9 +34,9 @@ pub fn living_hosts(state: &State) -> io::Result<Vec<(AgentId, Process)>> {
             other => other?,
         };
         // Looked at while it is held: from here on the pid cannot come to mean another.
-        let same = process::start_time(process.pid).is_ok_and(|ticks| ticks == host.start_ticks);
-        if same && !process.wait_for_end(0) {
-            living.push((id, process));
+        let stat = process::stat(process.pid).ok();
+        if let Some(stat) = stat.filter(|stat| stat.start_ticks == host.start_ticks && !stat.is_zombie) {
+            living.push((id, process, stat.group));
         }
     }
     Ok(living)
@@ -69,11 +72,11 @@ fn held_pipes(host: Pid, ctl: &File) -> io::Result<(File, Option<File>)> {
 }
 
 /// Takes over every living host. One whose pipes cannot be had is of no use, and is ended.
-pub fn adopt(agents: &mut Agents, living: Vec<(AgentId, Process)>, poll: &Poll) -> BTreeSet<AgentId> {
+pub fn adopt(agents: &mut Agents, living: Vec<Living>, poll: &Poll) -> BTreeSet<AgentId> {
     let mut adopted = BTreeSet::new();
-    for (id, host) in living {
+    for (id, host, group) in living {
         let pid = host.pid;
-        match agents.adopt(id, host, poll) {
+        match agents.adopt(id, host, group, poll) {
             Ok(()) => drop(adopted.insert(id)),
             Err(e) => {
                 eprintln!("hivectl: cannot take over agent {id} (process {}): {e}; it is ended", pid.0);

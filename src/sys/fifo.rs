@@ -50,9 +50,10 @@ pub fn unnamed() -> io::Result<File> {
     reopen(Path::new(&format!("/proc/self/fd/{}", read.as_raw_fd())), true, true)
 }
 
-/// A pipe that a process has open under this number.
+/// A pipe that a process of ours has open under this number.
 pub fn open_of(pid: super::process::Pid, number: i32) -> io::Result<File> {
-    reopen(Path::new(&format!("/proc/{}/fd/{number}", pid.0)), true, true)
+    let path = format!("/proc/{}/fd/{number}", pid.0);
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// A named pipe that a process has open, and whose name is gone.

@@ -26,8 +26,9 @@ pub fn score_of_workload(inherited: i32) -> CString {
 
 /// How many processes the killer has taken since the machine was started.
 pub fn kills() -> u64 {
-    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
-    super::cgroup::entry(&text, "oom_kill").unwrap_or(0)
+    let mut text = vec![0; 16 * 1024];
+    let len = std::fs::File::open("/proc/vmstat").and_then(|file| super::read(&file, &mut text)).unwrap_or(0);
+    super::cgroup::entry(&String::from_utf8_lossy(&text[..len]), "oom_kill").unwrap_or(0)
 }
 
 #[cfg(test)]

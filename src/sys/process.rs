@@ -136,6 +136,11 @@ pub fn cpu_time_of_children() -> Duration {
     micros(usage.user_time()) + micros(usage.system_time())
 }
 
+/// Whether there is any child, ended or not.
+pub fn has_children() -> bool {
+    waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT).is_ok()
+}
+
 /// Orphans below this process become its children instead of init's.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
@@ -158,13 +163,31 @@ pub fn signal_descendant(pid: Pid, signal: Signal) {
 
 /// When a process started, in clock ticks since boot: with its pid, its identity.
 pub fn start_time(pid: Pid) -> io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.0))?;
-    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
-    fields
-        .split(' ')
-        .nth(19)
-        .and_then(|f| f.parse().ok())
-        .ok_or_else(|| io::Error::other("unreadable /proc/<pid>/stat"))
+    Ok(stat(pid)?.start_ticks)
+}
+
+/// What the kernel shows of a process.
+pub struct Stat {
+    /// It has ended, and nobody has taken its ending.
+    pub is_zombie: bool,
+    pub group: i32,
+    pub start_ticks: u64,
+}
+
+pub fn stat(pid: Pid) -> io::Result<Stat> {
+    let mut text = [0; 1024];
+    let file = std::fs::File::open(format!("/proc/{}/stat", pid.0))?;
+    let len = super::read(&file, &mut text)?;
+    let text = String::from_utf8_lossy(&text[..len]);
+    // The name before it may hold anything.
+    let fields: Vec<&str> = text.rsplit_once(") ").map_or(Vec::new(), |(_, rest)| rest.split(' ').collect());
+    let number = |n: usize| fields.get(n).and_then(|f| f.parse().ok());
+    let unreadable = || io::Error::other("unreadable /proc/<pid>/stat");
+    Ok(Stat {
+        is_zombie: matches!(fields.first(), Some(&"Z" | &"X")),
+        group: number(2).ok_or_else(unreadable)? as i32,
+        start_ticks: number(19).ok_or_else(unreadable)?,
+    })
 }
 
 /// This boot of the machine: pids and start times mean something within one boot only.

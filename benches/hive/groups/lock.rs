@@ -69,7 +69,7 @@ fn hive_take_over(kills: usize) -> Result<Sampler> {
     }))
 }
 
-fn floor_take_over(kills: usize) -> Result<Sampler> {
+pub(super) fn floor_take_over(kills: usize) -> Result<Sampler> {
     let hive = Hive::fresh()?;
     let path = hive.shared().join("x");
     Ok(Box::new(move || {

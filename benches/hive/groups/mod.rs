@@ -9,12 +9,13 @@ mod oneshot;
 mod pool;
 mod recovery;
 mod state;
+mod takeover;
 mod throughput;
 
 use crate::runner::Group;
 
 /// In the order in which they are run.
-pub const ALL: [Group; 10] = [
+pub const ALL: [Group; 11] = [
     dispatch::GROUP,
     throughput::GROUP,
     oneshot::GROUP,
@@ -24,5 +25,6 @@ pub const ALL: [Group; 10] = [
     state::GROUP,
     lock::GROUP,
     recovery::GROUP,
+    takeover::GROUP,
     idle::GROUP,
 ];

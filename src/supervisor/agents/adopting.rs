@@ -8,6 +8,7 @@ use mio::{Interest, Poll};
 
 use super::{Agents, Link, Pipes};
 use crate::host::number;
+use crate::limits;
 use crate::model::{Agent, AgentId, State, TaskId};
 use crate::store::marks::Delivery;
 use crate::supervisor::{Wake, watch};
@@ -17,15 +18,35 @@ use crate::wire::host::Command;
 
 impl Agents {
     /// Takes over a living host: its pipes are found where it holds them open, whatever became of their names.
-    pub fn adopt(&mut self, id: AgentId, host: Process, poll: &Poll) -> io::Result<()> {
+    pub fn adopt(&mut self, id: AgentId, host: Process, group: i32, poll: &Poll) -> io::Result<()> {
         let pipe = |number: i32| fifo::open_of(host.pid, number);
         let pipes = Pipes { out: pipe(number::OUT)?, inbox: pipe(number::IN)?, commands: pipe(number::COMMANDS)? };
         watch(poll, pipes.out.as_raw_fd(), Wake::AgentOut(id), Interest::READABLE)?;
         watch(poll, host.as_raw_fd(), Wake::HostGone(id), Interest::READABLE)?;
-        self.former_groups.insert(process::group_of(host.pid)?);
+        self.former_groups.insert(group);
         self.links.insert(id, Link::new(pipes, host, true));
-        self.command(id, &Command::Leader(process::my_pid().0));
+        self.untold.push(id);
         Ok(())
+    }
+
+    /// Adopted hosts live without a leader for their grace time: to wake them all can wait until there is nothing better
+    /// to do.
+    pub fn tell_soon(&mut self, mono: i64, grace_us: i64) {
+        let pause = limits::TELL_AFTER.as_micros() as i64;
+        self.tell_at = (!self.untold.is_empty()).then_some(mono + pause.min(grace_us / 2));
+    }
+
+    pub fn tell_at(&self) -> Option<i64> {
+        self.tell_at
+    }
+
+    pub fn tell_who_leads(&mut self, mono: i64) {
+        if self.tell_at.is_some_and(|at| at <= mono) {
+            self.tell_at = None;
+            for id in std::mem::take(&mut self.untold) {
+                self.command(id, &Command::Leader(process::my_pid().0));
+            }
+        }
     }
 
     /// How many of the tasks that a `lines` agent holds need not be sent again. Those that were being sent when the last

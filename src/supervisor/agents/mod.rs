@@ -39,6 +39,9 @@ pub struct Agents {
     former_groups: BTreeSet<i32>,
     /// Hosts that somebody else had started, and that died: what was below them is not below us.
     left_behind: Vec<(AgentId, Pid)>,
+    /// Adopted agents that do not know yet who leads, and when they are told.
+    untold: Vec<AgentId>,
+    tell_at: Option<i64>,
     /// Agents with something to write since the last flush.
     dirty: Vec<AgentId>,
     /// What was lost and not yet told to the model.
@@ -109,6 +112,8 @@ impl Agents {
             group: 0,
             former_groups: BTreeSet::new(),
             left_behind: Vec::new(),
+            untold: Vec::new(),
+            tell_at: None,
             dirty: Vec::new(),
             losses: VecDeque::new(),
             waiting: VecDeque::new(),
