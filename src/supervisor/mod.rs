@@ -16,13 +16,13 @@ mod standby;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::libc;
+use nix::sys::signal::Signal;
 
 use crate::error::{Code, Error, Result};
 use crate::limits;
@@ -62,7 +62,7 @@ pub struct Supervisor {
     inlets: Inlets,
     syncer: Syncer,
     bell: UnixStream,
-    signals: UnixStream,
+    signals: OwnedFd,
     lead: Lead,
     live: Live,
 }
@@ -189,7 +189,7 @@ impl Supervisor {
         recover::hold_back_what_was_sent(&mut core, &mut agents);
 
         let left = intake.recover(core.recorded());
-        let stop_signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+        let stop_signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
         let signals = signal::doorbell(&stop_signals).map_err(os("cannot listen for signals"))?;
         let pause = if settings.durable { Duration::ZERO } else { limits::SYNC_WITHIN };
         let (syncer, bell) = Syncer::start(pause).map_err(os("cannot start the syncing thread"))?;

@@ -1,28 +1,26 @@
-//! Signals as bytes in a pipe, so that the one place that waits hears them like everything else.
+//! Signals as a descriptor that can be read, so that the one place that waits hears them like everything else.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub const KILL: i32 = Signal::SIGKILL as i32;
 pub const XCPU: i32 = Signal::SIGXCPU as i32;
 
-/// A stream that becomes readable when one of `signals` arrives. Signals do not queue: one byte may stand for many.
-pub fn doorbell(signals: &[i32]) -> io::Result<UnixStream> {
-    let (read, write) = UnixStream::pair()?;
-    read.set_nonblocking(true)?;
-    for signal in signals {
-        signal_hook::low_level::pipe::register(*signal, OwnedFd::from(write.try_clone()?))?;
-    }
-    Ok(read)
+/// Becomes readable when one of `signals` arrives; they do nothing else from here on, in this thread and those that it
+/// starts. Signals do not queue: one may stand for many. Processes that [`super::start`] starts have none blocked.
+pub fn doorbell(signals: &[Signal]) -> io::Result<OwnedFd> {
+    let set: SigSet = signals.iter().copied().collect();
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?.into())
 }
 
 /// Takes what rang.
-pub fn hush(bell: &UnixStream) {
-    let mut bytes = [0; 64];
-    while matches!(super::read(bell, &mut bytes), Ok(n) if n > 0) {}
+pub fn hush(bell: &impl AsFd) {
+    let mut bytes = [0; 512];
+    while matches!(super::read(bell, &mut bytes), Ok(n) if n == bytes.len()) {}
 }
 
 /// Ignores a signal for this process. Workloads get defaults again when they are started.
