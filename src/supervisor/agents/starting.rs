@@ -38,9 +38,10 @@ impl Agents {
         if self.due.is_empty() {
             return;
         }
+        let due = std::mem::take(&mut self.due);
         let stdio = self.stdio();
-        let mut hosts = Vec::with_capacity(self.due.len());
-        for (agent, generation) in std::mem::take(&mut self.due) {
+        let mut hosts = Vec::with_capacity(due.len());
+        for (agent, generation) in due {
             let stdio = stdio.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string()));
             match stdio.and_then(|stdio| self.prepare(agent, generation, stdio, &core.state, poll)) {
                 Ok(host) => hosts.push(host),
@@ -170,10 +171,12 @@ impl Prepared {
 
 /// A pipe that nobody has written to yet.
 fn fresh(path: &Path) -> io::Result<File> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+    match fifo::make(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(path)?;
+            fifo::make(path)?;
+        }
+        other => other?,
     }
-    fifo::make(path)?;
     fifo::open_both(path)
 }
