@@ -162,6 +162,9 @@ impl Supervisor {
             let what = what.to_owned();
             move |e: io::Error| Error::os(what, e)
         };
+        // Before any thread is started: one that did not hold them back would be ended by them, and all of us with it.
+        let stop_signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+        let signals = signal::doorbell(&stop_signals).map_err(os("cannot listen for signals"))?;
         let open_files = sys::raise_open_files().map_err(os("cannot raise the limit of open files"))?;
         let processors = sys::processors_of(process::my_pid()).map_err(os("cannot read the processors"))?;
         if let Some(cpu) = settings.pin {
@@ -189,8 +192,6 @@ impl Supervisor {
         recover::hold_back_what_was_sent(&mut core, &mut agents);
 
         let left = intake.recover(core.recorded());
-        let stop_signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
-        let signals = signal::doorbell(&stop_signals).map_err(os("cannot listen for signals"))?;
         let pause = if settings.durable { Duration::ZERO } else { limits::SYNC_WITHIN };
         let (syncer, bell) = Syncer::start(pause).map_err(os("cannot start the syncing thread"))?;
         inlets.watch(&poll).map_err(os("cannot watch a pipe"))?;

@@ -10,7 +10,8 @@ pub const KILL: i32 = Signal::SIGKILL as i32;
 pub const XCPU: i32 = Signal::SIGXCPU as i32;
 
 /// Becomes readable when one of `signals` arrives; they do nothing else from here on, in this thread and those that it
-/// starts. Signals do not queue: one may stand for many. Processes that [`super::start`] starts have none blocked.
+/// starts: so this comes before any other thread. Signals do not queue: one may stand for many.
+/// Processes that [`super::start`] starts have none blocked.
 pub fn doorbell(signals: &[Signal]) -> io::Result<OwnedFd> {
     let set: SigSet = signals.iter().copied().collect();
     set.thread_block()?;
