@@ -78,10 +78,6 @@ impl Answer {
         self.flat().u64(name).ok().flatten()
     }
 
-    pub fn int(&self, name: &str) -> Option<i64> {
-        self.flat().i64(name).ok().flatten()
-    }
-
     pub fn str(&self, name: &str) -> Option<String> {
         self.flat().str(name).ok().flatten().map(|t| t.into_owned())
     }
@@ -297,7 +293,7 @@ impl Client {
             }
             self.taken.drain(..self.from);
             self.from = 0;
-            let mut chunk = [0; 16 * 1024];
+            let mut chunk = [0; LINE_MAX];
             match self.reply.read(&mut chunk) {
                 Ok(n) => self.taken.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),

@@ -1,13 +1,14 @@
 //! hivectl: one binary, three lives. `host` and `supervise` are started by hivectl itself; everything else is a verb.
+#![no_main]
 
-use std::process::ExitCode;
+use std::ffi::OsString;
 
-fn main() -> ExitCode {
-    let mut args = std::env::args_os();
-    let code = match args.nth(1).as_deref().and_then(|a| a.to_str()) {
+hive::begins_with!(life);
+
+fn life(args: Vec<OsString>) -> i32 {
+    match args.get(1).and_then(|a| a.to_str()) {
         Some("host") => hive::host::main(),
-        Some("supervise") => hive::cli::supervise(args.collect()),
-        _ => hive::cli::main(),
-    };
-    ExitCode::from(code as u8)
+        Some("supervise") => hive::cli::supervise(&args[2..]),
+        _ => hive::cli::main(&args),
+    }
 }

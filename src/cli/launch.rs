@@ -136,7 +136,7 @@ fn open_log(folders: &Folders) -> Result<File> {
 }
 
 /// The life of a supervisor that `launch` started. stdout is the pipe on which the starter waits.
-pub fn supervise(args: Vec<OsString>) -> i32 {
+pub fn supervise(args: &[OsString]) -> i32 {
     let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     let number = |name: &str| {
         let at = words.iter().position(|w| w == name)?;

@@ -21,6 +21,9 @@ mod task;
 
 pub use launch::supervise;
 
+use std::ffi::OsString;
+use std::mem::ManuallyDrop;
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::client::Client;
@@ -98,10 +101,11 @@ Environment:
   HIVE_NAME  the hive to talk to (default: default)      HIVE_DIR  where logs and results are kept
   HIVE_SHM   where pipes and live state are (default: /dev/shm/hive-<uid>)      NO_COLOR  no colours";
 
-pub fn main() -> i32 {
-    let args: Vec<_> = std::env::args_os().collect();
-    let matches = match command_for(&args).try_get_matches_from(&args) {
-        Ok(matches) => matches,
+pub fn main(args: &[OsString]) -> i32 {
+    // A verb is short, and its memory goes back with the process: to take it apart piece by piece would be most of the work.
+    let mut command = ManuallyDrop::new(command_for(args));
+    let matches = match command.try_get_matches_from_mut(args) {
+        Ok(matches) => ManuallyDrop::new(matches),
         Err(e) => {
             let code = if e.use_stderr() { 2 } else { 0 };
             return if e.print().is_err() { exit::BROKEN_PIPE } else { code };
@@ -130,7 +134,7 @@ pub fn main() -> i32 {
 }
 
 /// Only the verb that was typed is built: a command line is parsed thousands of times more often than help is read.
-fn command_for(args: &[std::ffi::OsString]) -> Command {
+fn command_for(args: &[OsString]) -> Command {
     let typed = args.iter().skip(1).find_map(|a| a.to_str().and_then(|a| VERBS.iter().find(|v| v.name == a)));
     let root = Command::new("hivectl")
         .version(env!("CARGO_PKG_VERSION"))

@@ -1,7 +1,9 @@
 //! `run`: hand over a task, wait, print its result, exit as it did. Ctrl-C cancels it.
 
+use std::os::fd::OwnedFd;
+
 use clap::Command;
-use nix::libc;
+use nix::sys::signal::Signal;
 
 use super::submit::{Common, options, text, text_arg};
 use super::{Call, exit, outcome};
@@ -21,6 +23,8 @@ pub fn run(call: &mut Call) -> Result<i32> {
     let common = Common::of(call)?;
     let text = text(call)?;
     let status = StatusLine::new();
+    // Before anything is asked for: from then on there is something to cancel.
+    let interrupts = signal::doorbell(&[Signal::SIGINT, Signal::SIGTERM]).ok();
     client.send(RUN, "run", |o| {
         o.str("text", &text);
         common.write(o);
@@ -28,18 +32,17 @@ pub fn run(call: &mut Call) -> Result<i32> {
             o.bool("watch", true);
         }
     })?;
-    let (answer, cancelled) = wait_for_end(&mut client, status)?;
+    let (answer, cancelled) = wait_for_end(&mut client, status, interrupts.as_ref())?;
     let code = outcome::show(call, &answer.accepted()?)?;
     Ok(if cancelled && code != exit::DONE { exit::INTERRUPTED } else { code })
 }
 
 /// Waits for the end, showing how it comes on. The first Ctrl-C cancels the task, the second one leaves it.
-fn wait_for_end(client: &mut Client, mut status: StatusLine) -> Result<(Answer, bool)> {
-    let interrupts = signal::doorbell(&[libc::SIGINT, libc::SIGTERM]).ok();
+fn wait_for_end(client: &mut Client, mut status: StatusLine, interrupts: Option<&OwnedFd>) -> Result<(Answer, bool)> {
     let mut cancelled = false;
     loop {
-        let Some(answer) = client.answer_until(None, interrupts.as_ref())? else {
-            interrupts.iter().for_each(signal::hush);
+        let Some(answer) = client.answer_until(None, interrupts)? else {
+            interrupts.into_iter().for_each(signal::hush);
             status.clear();
             if cancelled {
                 eprintln!("hivectl: left the task to itself: see `hivectl tasks`");

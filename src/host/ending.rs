@@ -80,9 +80,10 @@ impl Host {
             if self.orders.spec.kind == Kind::Lines {
                 self.workload_ended(ending);
             } else if self.then == Then::GoOn {
-                self.report_end();
+                let ended = self.report_end();
                 // The answer goes first; what is to be cleared up and started anew can wait that long.
                 self.flush();
+                drop(ended);
                 self.begin_sweep_of_leftovers();
             }
         } else if self.warm.as_ref().is_some_and(|j| j.pid == pid) {
@@ -168,7 +169,7 @@ impl Host {
     /// Nothing is left below.
     pub(super) fn swept(&mut self) {
         if self.current.as_ref().is_some_and(|job| job.ending.is_some()) {
-            self.report_end();
+            drop(self.report_end());
         }
         match std::mem::replace(&mut self.then, Then::GoOn) {
             Then::GoOn => {}

@@ -23,6 +23,9 @@ const STDIN: usize = 2;
 
 /// Reads of one pipe in one go; then others have their turn.
 const READS_AT_ONCE: usize = 32;
+/// What one read takes: most answers are short, and a long one is worth a wide buffer.
+const READ_SHORT: usize = 16 * 1024;
+const READ_LONG: usize = 128 * 1024;
 
 pub struct Job {
     pub task: Option<u64>,
@@ -37,6 +40,8 @@ pub struct Job {
     stdout: Option<Pipe>,
     stderr: Option<Pipe>,
     pub capture: Capture,
+    /// Only for an answer that keeps coming.
+    wide: Vec<u8>,
     /// Where stderr goes; before it has a task, to the agent's log.
     pub log: Option<BoundedLog>,
     tail: Vec<u8>,
@@ -51,6 +56,8 @@ struct Pipe {
     file: File,
     /// There may be more in it.
     more: bool,
+    /// Nobody can write to it any more.
+    ended: bool,
 }
 
 /// What a process is fed on its stdin, until it is all there or nobody reads any more.
@@ -75,9 +82,12 @@ impl Job {
             let Some(file) = file else { return Ok(None) };
             sys::set_nonblocking(&file, true)?;
             poll.registry().register(&mut SourceFd(&file.as_raw_fd()), token(slot, which), Interest::READABLE)?;
-            Ok(Some(Pipe { file, more: false }))
+            Ok(Some(Pipe { file, more: false, ended: false }))
         };
         let (stdout, stderr) = (pipe(ends.stdout, STDOUT)?, pipe(ends.stderr, STDERR)?);
+        if let Some(stdin) = &ends.stdin {
+            sys::set_nonblocking(stdin, true)?;
+        }
         let stdin = ends.stdin.map(|pipe| Feed { pipe, chunk: Vec::new(), rest: None, watched: false });
         let capture = Capture::new();
         Ok(Job {
@@ -90,6 +100,7 @@ impl Job {
             stdout,
             stderr,
             capture,
+            wide: Vec::new(),
             log: None,
             tail: Vec::new(),
             ending: None,
@@ -111,7 +122,6 @@ impl Job {
     /// Feeds a text, or a file, and then the end of it.
     pub fn feed(&mut self, text: &str, file: Option<File>, poll: &Poll) {
         if let Some(feed) = &mut self.stdin {
-            let _ = sys::set_nonblocking(&feed.pipe, true);
             (feed.chunk, feed.rest) = (if file.is_some() { Vec::new() } else { text.as_bytes().to_vec() }, file);
         }
         self.feed_more(Some(poll));
@@ -174,16 +184,17 @@ impl Job {
     }
 
     fn take_once(&mut self, agent_log: &mut BoundedLog) -> bool {
-        let mut buffer = Buffer::get();
-        if let Some(n) = self.stdout.as_mut().and_then(|pipe| pipe.read(&mut buffer.0)) {
-            let was_long = self.capture.is_long();
-            self.capture.take(&buffer.0[..n], &self.context);
-            if self.capture.is_long() && !was_long {
+        let mut short = [0; READ_SHORT];
+        let buffer = if self.capture.is_long() { &mut self.wide[..] } else { &mut short[..] };
+        if let Some(n) = self.stdout.as_mut().and_then(|pipe| pipe.read(buffer)) {
+            self.capture.take(&buffer[..n], &self.context);
+            if self.capture.is_long() && self.wide.is_empty() {
+                self.wide = vec![0; READ_LONG];
                 self.stdout.iter().for_each(|pipe| sys::widen(&pipe.file));
             }
         }
-        if let Some(n) = self.stderr.as_mut().and_then(|pipe| pipe.read(&mut buffer.0)) {
-            let bytes = &buffer.0[..n];
+        if let Some(n) = self.stderr.as_mut().and_then(|pipe| pipe.read(&mut short)) {
+            let bytes = &short[..n];
             self.log.as_mut().unwrap_or(agent_log).write(bytes);
             self.tail.extend_from_slice(&bytes[n.saturating_sub(limits::STDERR_TAIL_MAX)..]);
             let extra = self.tail.len().saturating_sub(limits::STDERR_TAIL_MAX);
@@ -218,13 +229,15 @@ fn token(slot: usize, which: usize) -> Token {
 impl Pipe {
     /// One read. Nothing to read, or the end: there is no more.
     fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        if !self.more {
+        if !self.more || self.ended {
+            self.more = false;
             return None;
         }
         match sys::read(&self.file, buffer) {
             Ok(n) if n > 0 => Some(n),
-            _ => {
+            other => {
                 self.more = false;
+                self.ended = other.is_ok();
                 None
             }
         }
@@ -240,15 +253,6 @@ impl Feed {
         let n = file.read(&mut self.chunk).unwrap_or(0);
         self.chunk.truncate(n);
         n > 0
-    }
-}
-
-/// A large buffer that costs only the pages that are used of it.
-struct Buffer(Vec<u8>);
-
-impl Buffer {
-    fn get() -> Buffer {
-        Buffer(vec![0; 128 * 1024])
     }
 }
 

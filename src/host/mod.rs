@@ -16,14 +16,12 @@ pub use orders::{Orders, number};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::error::{Code, Error, Result};
@@ -66,8 +64,8 @@ struct Host {
     reports: Outbox,
     /// Held open, so that what clients write while nobody leads waits there.
     ctl: File,
-    children: UnixStream,
-    terminate: UnixStream,
+    children: OwnedFd,
+    terminate: OwnedFd,
     supervisor: Option<Process>,
     /// With no supervisor: when to give up.
     orphan_until: Option<i64>,
@@ -146,8 +144,8 @@ impl Host {
         process::adopt_orphans().map_err(os("cannot become a subreaper"))?;
         sys::set_open_files(orders.open_files).map_err(os("cannot set the limit of open files"))?;
         sys::set_processors(&orders.processors).map_err(os("cannot set the processors"))?;
-        let children = signal::doorbell(&[libc::SIGCHLD]).map_err(os("cannot listen for signals"))?;
-        let terminate = signal::doorbell(&[libc::SIGTERM]).map_err(os("cannot listen for signals"))?;
+        let children = signal::doorbell(&[Signal::SIGCHLD]).map_err(os("cannot listen for signals"))?;
+        let terminate = signal::doorbell(&[Signal::SIGTERM]).map_err(os("cannot listen for signals"))?;
         let poll = Poll::new().map_err(os("cannot make an epoll"))?;
         let handed = |number: i32| {
             let missing = || Error::new(Code::Internal, format!("a host is started by a supervisor: no pipe {number}"));

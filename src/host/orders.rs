@@ -1,8 +1,7 @@
 //! What a host is told when it is started: one JSON object in its environment, so that `ps` shows a short line.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use crate::json::{Flat, Object};
 use crate::model::{AgentId, Generation, Kind, Spec};
 use crate::store::Folders;
 use crate::store::surroundings::Surroundings;
-use crate::sys::process::cstring;
+use crate::sys::process::{self, cstring};
 use crate::wire::limits;
 
 const VAR: &str = "HIVE_HOST";
@@ -50,10 +49,9 @@ impl Orders {
 
     /// The environment of this process, and the orders.
     pub fn env(&self) -> io::Result<Vec<CString>> {
-        let inherited = std::env::vars_os().filter(|(name, _)| name != VAR);
-        let mut env: Vec<CString> = inherited
-            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
-            .collect();
+        let orders = format!("{VAR}=");
+        let inherited = process::environment().filter(|var| !var.to_bytes().starts_with(orders.as_bytes()));
+        let mut env: Vec<CString> = inherited.map(CStr::to_owned).collect();
         env.push(cstring(format!("{VAR}={}", self.encode()))?);
         Ok(env)
     }

@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::capture::Capture;
 use super::job::{self, Ends, Job};
 use super::{Host, Then, WARM_UP_AFTER, quiet};
 use crate::error::reason;
@@ -21,6 +23,8 @@ use crate::wire::{agent, reference};
 
 /// The longest command that is handed over as an argument (the kernel takes 128 KiB); a longer one is run from its file.
 const ARGUMENT_MAX: u64 = 100 * 1024;
+/// As [`WARM_UP_AFTER`], where there is a single processor: by then a task mostly waits for something.
+const WARM_UP_AFTER_ALONE: Duration = Duration::from_millis(50);
 
 impl Host {
     /// What has to run before the agent is ready.
@@ -178,7 +182,10 @@ impl Host {
                 job.log = Some(BoundedLog::cut(path, limits::TASK_LOG_MAX));
                 self.current = Some(job);
                 if self.orders.spec.kind == Kind::Oneshot {
-                    self.warm_up_at = Some(clock::monotonic_micros() + WARM_UP_AFTER.as_micros() as i64);
+                    // With one processor nobody but the task could do the work of the start meanwhile.
+                    let alone = self.orders.processors.len() == 1;
+                    let after = if alone { WARM_UP_AFTER_ALONE } else { WARM_UP_AFTER };
+                    self.warm_up_at = Some(clock::monotonic_micros() + after.as_micros() as i64);
                 }
             }
             Err(failure) => {
@@ -264,15 +271,12 @@ impl Host {
             .map_or_else(|| "its program could not be started".to_owned(), |loss| loss.cause.to_string())
     }
 
-    /// Says how the running task's process ended, with its answer.
-    pub(super) fn report_end(&mut self) {
-        let Some(mut job) = self.current.take() else {
-            return;
-        };
+    /// Says how the running task's process ended, with its answer; what is left of it can be let go when that is said.
+    pub(super) fn report_end(&mut self) -> Option<Job> {
+        let mut job = self.current.take()?;
         job.drain(&mut self.log);
-        job.unwatch(&self.poll);
-        let Some(task) = job.task else { return };
-        let answer = job.capture.finish(&self.context);
+        let task = job.task?;
+        let answer = std::mem::replace(&mut job.capture, Capture::new()).finish(&self.context);
         let (exit, signal) = match job.ending {
             Some(Ending::Exit(code)) => (Some(code), None),
             Some(Ending::Signal(n)) => (None, Some(n)),
@@ -290,6 +294,7 @@ impl Host {
             log: job.log.as_ref().map_or(0, |log| log.taken),
         };
         self.out.buffer().extend_from_slice(&agent::exited(task, &how));
+        Some(job)
     }
 }
 

@@ -1,17 +1,25 @@
 //! A folder and an environment, kept once as content and named by its digest: secrets stay out of the log.
 //! The content is NUL-terminated strings: the folder first, then NAME=value, sorted.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::Context;
+use crate::sys::process;
 
 #[derive(Debug, Clone)]
 pub struct Surroundings {
     pub folder: PathBuf,
     pub env: Vec<CString>,
+}
+
+/// Whether it is a variable at all, and not one of ours.
+fn is_to_be_kept(var: &CStr) -> bool {
+    // A name may begin with an equals sign.
+    let end = var.to_bytes().iter().skip(1).position(|b| *b == b'=');
+    end.is_some_and(|end| !OWN.iter().any(|own| own.as_bytes() == &var.to_bytes()[..end + 1]))
 }
 
 /// What hive sets itself for each workload: what another hive set is not handed on.
@@ -20,10 +28,8 @@ const OWN: [&str; 5] = ["HIVE_TASK", "HIVE_ATTEMPT", "HIVE_AGENT", "HIVE_START",
 impl Surroundings {
     /// Those of this process.
     pub fn here() -> io::Result<Surroundings> {
-        let mut env: Vec<CString> = std::env::vars_os()
-            .filter(|(name, _)| !OWN.iter().any(|own| name == own))
-            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
-            .collect();
+        let mut env: Vec<CString> =
+            process::environment().filter(|var| is_to_be_kept(var)).map(CStr::to_owned).collect();
         env.sort();
         Ok(Surroundings { folder: std::env::current_dir()?, env })
     }

@@ -16,13 +16,13 @@ mod standby;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::libc;
+use nix::sys::signal::Signal;
 
 use crate::error::{Code, Error, Result};
 use crate::limits;
@@ -62,7 +62,7 @@ pub struct Supervisor {
     inlets: Inlets,
     syncer: Syncer,
     bell: UnixStream,
-    signals: UnixStream,
+    signals: OwnedFd,
     lead: Lead,
     live: Live,
 }
@@ -162,6 +162,9 @@ impl Supervisor {
             let what = what.to_owned();
             move |e: io::Error| Error::os(what, e)
         };
+        // Before any thread is started: one that did not hold them back would be ended by them, and all of us with it.
+        let stop_signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+        let signals = signal::doorbell(&stop_signals).map_err(os("cannot listen for signals"))?;
         let open_files = sys::raise_open_files().map_err(os("cannot raise the limit of open files"))?;
         let processors = sys::processors_of(process::my_pid()).map_err(os("cannot read the processors"))?;
         if let Some(cpu) = settings.pin {
@@ -193,8 +196,6 @@ impl Supervisor {
         agents.tell_soon(core.now.mono, core.state.spec.orphan_grace_us);
 
         let left = intake.recover(core.recorded());
-        let stop_signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
-        let signals = signal::doorbell(&stop_signals).map_err(os("cannot listen for signals"))?;
         let pause = if settings.durable { Duration::ZERO } else { limits::SYNC_WITHIN };
         let (syncer, bell) = Syncer::start(pause).map_err(os("cannot start the syncing thread"))?;
         inlets.watch(&poll).map_err(os("cannot watch a pipe"))?;

@@ -12,15 +12,20 @@ impl Hive {
     pub(super) fn perform(&mut self, poll: &Poll) {
         let mut effects = std::mem::take(&mut self.core.effects);
         for effect in effects.drain(..) {
-            self.perform_one(effect, poll);
+            // Hosts that come one after the other are started together.
+            if !matches!(effect, Effect::SpawnHost { .. }) {
+                self.agents.start_hosts(&mut self.core, poll);
+            }
+            self.perform_one(effect);
         }
+        self.agents.start_hosts(&mut self.core, poll);
         // Effects that came about meanwhile stay for the next turn.
         if self.core.effects.is_empty() {
             self.core.effects = effects;
         }
     }
 
-    fn perform_one(&mut self, effect: Effect, poll: &Poll) {
+    fn perform_one(&mut self, effect: Effect) {
         match effect {
             Effect::Answer { to, body } => {
                 let (state, recorded) = (&self.core.state, self.core.recorded());
@@ -46,7 +51,7 @@ impl Hive {
                     agent::cancel(out, task.0);
                 }
             }
-            Effect::SpawnHost { agent, generation } => self.agents.spawn(agent, generation, &mut self.core, poll),
+            Effect::SpawnHost { agent, generation } => self.agents.will_start_host(agent, generation),
             Effect::StartWorkload { agent, generation } => self.agents.start_workload(agent, generation),
             Effect::EndTask { agent, task } => self.agents.command(agent, &Command::End(task.0)),
             Effect::KillHost { agent } => self.agents.kill_host(agent),

@@ -2,6 +2,7 @@
 //! Invariant: every descriptor is owned and close-on-exec from its creation; a pid is only ever signalled
 //! through a pidfd or by the process that is its parent. Knows nothing of tasks or agents.
 
+pub mod begin;
 pub mod cgroup;
 pub mod child;
 pub mod clock;

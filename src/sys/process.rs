@@ -1,6 +1,6 @@
 //! Processes: holding them by pidfd, seeing them end, finding out about them. [`start`] is next door.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
-pub use super::start::{Bounds, Place, Plan, Rlimit, start};
+pub use super::start::{Bounds, Place, Plan, Rlimit, start, start_all};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pid(pub i32);
@@ -159,6 +159,24 @@ pub fn signal_group(group: i32, signal: Signal) -> io::Result<bool> {
 pub fn signal_descendant(pid: Pid, signal: Signal) {
     // A process below a subreaper stays until the subreaper reaps it, so its pid cannot have passed to another.
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.0), signal);
+}
+
+/// The environment of this process as it was given, NAME=value each. Nothing in hive changes it.
+pub fn environment() -> impl Iterator<Item = &'static CStr> {
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    // SAFETY: the C library set this before anything of ours ran; it is a list that a null pointer ends, and since nobody
+    // sets a variable, list and strings stay as they are.
+    let mut next = unsafe { environ };
+    std::iter::from_fn(move || {
+        // SAFETY: as above; the end is not passed.
+        let entry = unsafe { next.as_ref() }.filter(|entry| !entry.is_null())?;
+        // SAFETY: as above; the list goes on behind an entry.
+        next = unsafe { next.add(1) };
+        // SAFETY: as above; each entry is a string that a NUL ends.
+        Some(unsafe { CStr::from_ptr(*entry) })
+    })
 }
 
 /// When a process started, in clock ticks since boot: with its pid, its identity.

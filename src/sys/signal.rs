@@ -1,7 +1,7 @@
-//! Signals as bytes in a pipe, so that the one place that waits hears them like everything else.
+//! Signals as a descriptor that can be read, so that the one place that waits hears them like everything else.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -9,18 +9,19 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 pub const KILL: i32 = Signal::SIGKILL as i32;
 pub const XCPU: i32 = Signal::SIGXCPU as i32;
 
-/// A stream that becomes readable when one of `signals` arrives. Signals do not queue: one byte may stand for many.
-pub fn doorbell(signals: &[i32]) -> io::Result<UnixStream> {
-    let (read, write) = UnixStream::pair()?;
-    read.set_nonblocking(true)?;
+/// Becomes readable when one of `signals` arrives; they do nothing else from here on. Signals do not queue: one byte may
+/// stand for many.
+pub fn doorbell(signals: &[Signal]) -> io::Result<OwnedFd> {
+    let (bell, ring) = UnixStream::pair()?;
+    bell.set_nonblocking(true)?;
     for signal in signals {
-        signal_hook::low_level::pipe::register(*signal, OwnedFd::from(write.try_clone()?))?;
+        signal_hook::low_level::pipe::register(*signal as i32, OwnedFd::from(ring.try_clone()?))?;
     }
-    Ok(read)
+    Ok(bell.into())
 }
 
 /// Takes what rang.
-pub fn hush(bell: &UnixStream) {
+pub fn hush(bell: &impl AsFd) {
     let mut bytes = [0; 64];
     while matches!(super::read(bell, &mut bytes), Ok(n) if n > 0) {}
 }

@@ -123,6 +123,24 @@ pub fn start(plan: &Plan) -> io::Result<Pid> {
     }
 }
 
+/// Starts many. A thread waits in each start until the new process has its own program, so there are as many threads as
+/// processors, for as long as this takes.
+pub fn start_all(plans: &[Plan]) -> Vec<io::Result<Pid>> {
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let share = plans.len().div_ceil(processors).max(1);
+    let start_share = |plans: &[Plan]| plans.iter().map(start).collect::<Vec<_>>();
+    let mut shares = plans.chunks(share);
+    let own = shares.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = shares.map(|plans| (plans, scope.spawn(move || start_share(plans)))).collect();
+        let mut started = start_share(own);
+        for (plans, helper) in helpers {
+            started.extend(helper.join().unwrap_or_else(|_| start_share(plans)));
+        }
+        started
+    })
+}
+
 /// The same file under a number of at least `least`.
 fn move_up(fd: RawFd, least: usize) -> io::Result<OwnedFd> {
     // SAFETY: the caller's descriptor is open for as long as it is used here; fcntl makes a new one, which only we own.

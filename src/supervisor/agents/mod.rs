@@ -3,28 +3,25 @@
 
 mod adopting;
 mod hearing;
+mod starting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use mio::{Interest, Poll};
-use nix::libc;
+use mio::Poll;
 use nix::sys::signal::Signal;
 
 use super::core::Core;
 use super::{Wake, unwatch, watch};
-use crate::host::{Orders, number};
-use crate::model::{AgentId, Generation, HostId, Input, Loss, Seq, State, StopMode, TaskId};
+use crate::model::{AgentId, Generation, Loss, Seq, StopMode, TaskId};
 use crate::outbox::{Outbox, Unit};
 use crate::store::marks::Delivery;
 use crate::store::{BoundedLog, Folders, Marks};
 use crate::sys::cgroup::Cgroup;
-use crate::sys::process::{self, Bounds, Pid, Place, Plan, Process};
-use crate::sys::{cgroup, failpoint, fifo, oom, tree};
+use crate::sys::process::{self, Pid, Process};
+use crate::sys::{cgroup, failpoint, oom, tree};
 use crate::wire::host::Command;
 
 pub struct Agents {
@@ -44,6 +41,8 @@ pub struct Agents {
     tell_at: Option<i64>,
     /// Agents with something to write since the last flush.
     dirty: Vec<AgentId>,
+    /// Hosts to start together.
+    due: Vec<(AgentId, Generation)>,
     /// What was lost and not yet told to the model.
     losses: VecDeque<(AgentId, Generation, Loss)>,
     /// Agents that wait for a task which they were perhaps not sent.
@@ -115,6 +114,7 @@ impl Agents {
             untold: Vec::new(),
             tell_at: None,
             dirty: Vec::new(),
+            due: Vec::new(),
             losses: VecDeque::new(),
             waiting: VecDeque::new(),
             open_files,
@@ -162,93 +162,6 @@ impl Agents {
     /// The group that status shows.
     pub fn group(&self) -> i32 {
         if self.group != 0 { self.group } else { self.former_groups.first().copied().unwrap_or(0) }
-    }
-
-    /// Starts a host with fresh pipes. A failure is a loss like any other: it is retried by the restart policy.
-    pub fn spawn(&mut self, id: AgentId, generation: Generation, core: &mut Core, poll: &Poll) {
-        match self.try_spawn(id, generation, &core.state, poll) {
-            Ok(host) => {
-                // A hosted agent is never refused.
-                let _ = core.feed(Input::Hosted { agent: id, generation, host });
-            }
-            Err(e) => {
-                let cause = format!("cannot start its host: {}", crate::error::reason(&e));
-                self.losses.push_back((id, generation, Loss { host: true, ..Loss::because(cause) }));
-            }
-        }
-    }
-
-    fn try_spawn(&mut self, id: AgentId, generation: Generation, state: &State, poll: &Poll) -> io::Result<HostId> {
-        let spec = &state.agents.get(&id).ok_or_else(|| io::Error::other("no such agent"))?.spec;
-        self.folders.make_agent(id).map_err(|e| io::Error::other(e.message))?;
-        let folder = self.folders.agent(id);
-        if let Some(old) = self.links.remove(&id) {
-            unwatch(poll, old.out.as_raw_fd());
-        }
-        let pipes =
-            Pipes { out: fresh(&folder.join("out"))?, inbox: fresh(&folder.join("in"))?, commands: fifo::unnamed()? };
-        watch(poll, pipes.out.as_raw_fd(), Wake::AgentOut(id), Interest::READABLE)?;
-        self.marks.forget(id);
-        let orders = Orders {
-            folders: self.folders.clone(),
-            agent: id,
-            generation,
-            spec: spec.clone(),
-            supervisor: process::my_pid().0,
-            open_files: self.open_files,
-            oom_score: self.oom_score,
-            processors: self.processors.clone(),
-            cgroup: self.cgroup.as_ref().map(|home| home.path.clone()),
-        };
-        failpoint::pass("spawn");
-        let pid = self.start_host(&orders, &pipes)?;
-        failpoint::pass("spawned");
-        let host = Process::open(pid)?;
-        watch(poll, host.as_raw_fd(), Wake::HostGone(id), Interest::READABLE)?;
-        self.links.insert(id, Link::new(pipes, host, false));
-        Ok(HostId { pid: pid.0, start_ticks: process::start_time(pid).unwrap_or(0) })
-    }
-
-    /// All hosts share one group. When the last member has gone, the number means nothing and a new group begins.
-    fn start_host(&mut self, orders: &Orders, pipes: &Pipes) -> io::Result<Pid> {
-        let nothing = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        let own = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(self.folders.supervisor_log())?;
-        let args = orders.args()?;
-        let env = orders.env()?;
-        let mut fds = [nothing.as_raw_fd(); 8];
-        for (number, file) in [
-            (2, &own),
-            (number::CTL, &self.shared.ctl),
-            (number::HOSTS, &self.shared.hosts),
-            (number::IN, &pipes.inbox),
-            (number::OUT, &pipes.out),
-            (number::COMMANDS, &pipes.commands),
-        ] {
-            fds[number as usize] = file.as_raw_fd();
-        }
-        let mut plan = Plan {
-            program: Path::new("/proc/self/exe"),
-            args: &args,
-            env: &env,
-            folder: None,
-            fds: &fds,
-            place: Place::Group(self.group),
-            bounds: Bounds::default(),
-        };
-        if self.group != 0 {
-            match process::start(&plan) {
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ESRCH)) => plan.place = Place::Group(0),
-                other => return other,
-            }
-        }
-        let pid = process::start(&plan)?;
-        self.group = pid.0;
-        Ok(pid)
     }
 
     /// Where to append lines for an agent.
@@ -363,14 +276,4 @@ impl Agents {
 /// How the processes of a host's workloads are known, wherever they hang.
 pub fn mark_of_workloads(folders: &Folders, host: Pid) -> tree::Marks {
     vec![format!("HIVE_LIVE={}", folders.live.display()), format!("HIVE_START={}.", host.0)]
-}
-
-/// A pipe that nobody has written to yet.
-fn fresh(path: &Path) -> io::Result<File> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    fifo::make(path)?;
-    fifo::open_both(path)
 }
