@@ -170,7 +170,9 @@ impl Agent {
         match self.retire {
             Some(Retire::Remove) => true,
             Some(Retire::Restart) => false,
-            None => matches!(self.phase, Phase::Ready | Phase::Parked { .. }),
+            // It may say that it is ready before its host has said what it is.
+            None if self.is_ready() => self.spec.kind != Kind::Lines || self.workload.is_some(),
+            None => matches!(self.phase, Phase::Parked { .. }),
         }
     }
 

@@ -21,7 +21,10 @@ impl State {
             Event::AgentAdded { agent } => self.agent_added(at, agent, out),
             Event::AgentRemoved { agent } => self.agent_removed(agent, out),
             Event::Hosted { agent, host, .. } => self.with_agent(agent, |a| a.host = Some(host)),
-            Event::Started { agent, workload, .. } => self.with_agent(agent, |a| a.workload = Some(workload)),
+            Event::Started { agent, workload, .. } => {
+                self.with_agent(agent, |a| a.workload = Some(workload));
+                self.tell_settled(out);
+            }
             Event::Ready { agent, workload, abilities, labels, .. } => {
                 self.agent_ready(at, agent, workload, abilities, labels);
                 self.tell_settled(out);

@@ -252,7 +252,7 @@ impl World {
         let Some(place) = self.places.get_mut(&agent).filter(|p| p.hosted && !p.up) else { return };
         place.up = true;
         let generation = place.generation;
-        let _ = self.feed(Input::Ready { agent, generation, workload: None, abilities: vec![], labels: vec![] });
+        let _ = self.feed(Input::Ready { agent, generation, workload: Some(1), abilities: vec![], labels: vec![] });
     }
 
     /// The supervisor dies. Of its hosts some live on, with what they do; the next one finds these and no others.

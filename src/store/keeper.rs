@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use super::segment::{self, Place, Step, Walk};
 use super::{log, snapshot};
@@ -16,43 +16,65 @@ use crate::sys;
 /// Two, so that one may turn out to be damaged.
 const SNAPSHOTS_KEPT: usize = 2;
 
-/// The thread ends with this. What it has begun it leaves: nothing is lost by that.
-pub struct Keeper {
-    wake: Sender<()>,
-}
-
-impl Keeper {
-    /// Looks at once: whoever led before may have ended in the middle of it.
-    pub fn start(folder: &Path, task_logs: &Path, keep_bytes: u64) -> io::Result<Keeper> {
-        let (wake, woken) = channel();
-        let work = Work { folder: folder.to_owned(), task_logs: task_logs.to_owned(), keep_bytes };
-        std::thread::Builder::new().name("snapshots".into()).spawn(move || work.serve(&woken))?;
-        let keeper = Keeper { wake };
-        keeper.segment_closed();
-        Ok(keeper)
-    }
-
-    pub fn segment_closed(&self) {
-        // A thread that has ended has said why.
-        let _ = self.wake.send(());
-    }
-}
+pub struct Keeper(Arc<Work>);
 
 struct Work {
     folder: PathBuf,
     task_logs: PathBuf,
     keep_bytes: u64,
+    thread: Mutex<Thread>,
+}
+
+/// There is one only while there is something to do: it is niced, and a process that is killed is gone, with its locks,
+/// when the last of its threads has had its turn.
+enum Thread {
+    None,
+    Works { again: bool },
+}
+
+impl Keeper {
+    /// Looks at once: whoever led before may have ended in the middle of it.
+    pub fn start(folder: &Path, task_logs: &Path, keep_bytes: u64) -> io::Result<Keeper> {
+        let (folder, task_logs) = (folder.to_owned(), task_logs.to_owned());
+        let has_closed = segment::list(&folder)?.len() > 1;
+        let keeper = Keeper(Arc::new(Work { folder, task_logs, keep_bytes, thread: Mutex::new(Thread::None) }));
+        if has_closed {
+            keeper.segment_closed();
+        }
+        Ok(keeper)
+    }
+
+    pub fn segment_closed(&self) {
+        let mut thread = self.0.thread.lock().unwrap_or_else(|e| e.into_inner());
+        if let Thread::Works { again } = &mut *thread {
+            *again = true;
+            return;
+        }
+        let work = self.0.clone();
+        match std::thread::Builder::new().name("snapshots".into()).spawn(move || work.serve()) {
+            Ok(_) => *thread = Thread::Works { again: false },
+            // The next closed segment is another chance.
+            Err(e) => eprintln!("hivectl: cannot start a thread for snapshots: {e}"),
+        }
+    }
 }
 
 impl Work {
-    fn serve(&self, woken: &Receiver<()>) {
+    fn serve(&self) {
         sys::be_nice();
-        while woken.recv().is_ok() {
-            while woken.try_recv().is_ok() {}
+        loop {
             if let Err(why) = self.fold().and_then(|()| self.let_go().map_err(|e| e.to_string())) {
                 eprintln!("hivectl: no snapshot of the log at {}: {why}", self.folder.display());
             }
             sys::give_memory_back();
+            let mut thread = self.thread.lock().unwrap_or_else(|e| e.into_inner());
+            match &mut *thread {
+                Thread::Works { again } if *again => *again = false,
+                _ => {
+                    *thread = Thread::None;
+                    return;
+                }
+            }
         }
     }
 

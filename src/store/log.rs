@@ -188,7 +188,9 @@ impl Log {
         let path = replayed.end.segment.clone().unwrap_or_else(fresh);
         let file = open_append(&path).map_err(|e| Error::os(format!("cannot open {}", path.display()), e))?;
         let len = file.metadata().map_err(|e| Error::os(format!("cannot look at {}", path.display()), e))?.len();
-        sync_folder(folder);
+        if len == 0 {
+            sync_folder(folder);
+        }
         let (last, term) = (point.seq, point.term);
         let (file, full_at) = (Arc::new(file), SEGMENT_BYTES);
         Ok(Log { folder: folder.to_owned(), file, len, reserved: len, full_at, last, term, keeper: None })

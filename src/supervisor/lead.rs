@@ -17,7 +17,7 @@ use crate::time;
 
 pub struct Lead {
     /// Of the kept folder: it cannot be taken away under its holder as long as the log is in it.
-    _log: Lock,
+    log: Lock,
     leader: Lock,
 }
 
@@ -41,17 +41,26 @@ impl Lead {
             let _ = folders.remove_live();
             return Ok(None);
         }
-        folders.make()?;
+        if !folders.ctl().exists() {
+            folders.make()?;
+        }
         Ok(Some((Lead::with(folders, log)?, sign, heir)))
     }
 
     fn with(folders: &Folders, log: Lock) -> Result<Lead> {
         let path = folders.leader();
         match Lock::try_take(&path) {
-            Ok(Some(leader)) => Ok(Lead { _log: log, leader }),
+            Ok(Some(leader)) => Ok(Lead { log, leader }),
             Ok(None) => Err(runs_already(folders)),
             Err(e) => Err(Error::os(format!("cannot lock {}", path.display()), e)),
         }
+    }
+
+    /// Whoever waits for the lead is not to wait for anything else that this process had open.
+    pub fn let_go_first(&mut self, open_files_max: u64) -> io::Result<()> {
+        let above = open_files_max.min(LOCKS_ABOVE) as i32 - 2;
+        self.log.hold_above(above)?;
+        self.leader.hold_above(above + 1)
     }
 
     /// Whether the live folder is still this leader's.
@@ -95,6 +104,9 @@ impl Lead {
         self.leader.file.write_all_at(&text, 0)
     }
 }
+
+/// More than a supervisor of some two hundred agents has open. Each process that it starts copies a table up to here.
+const LOCKS_ABOVE: u64 = 1000;
 
 /// By this file others see that a standby waits. It goes when the standby leads, or has nothing to wait for.
 pub struct Sign(PathBuf);

@@ -153,7 +153,7 @@ pub fn run(settings: Settings, ready: impl FnOnce()) -> Result<()> {
 }
 
 impl Supervisor {
-    fn start(mut settings: Settings, lead: Lead, heir: Option<Heir>) -> Result<Supervisor> {
+    fn start(mut settings: Settings, mut lead: Lead, heir: Option<Heir>) -> Result<Supervisor> {
         if settings.as_before {
             lead.former(&mut settings);
         }
@@ -166,6 +166,7 @@ impl Supervisor {
         let stop_signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
         let signals = signal::doorbell(&stop_signals).map_err(os("cannot listen for signals"))?;
         let open_files = sys::raise_open_files().map_err(os("cannot raise the limit of open files"))?;
+        lead.let_go_first(sys::open_files_max().unwrap_or(0)).map_err(os("cannot hold the locks"))?;
         let processors = sys::processors_of(process::my_pid()).map_err(os("cannot read the processors"))?;
         if let Some(cpu) = settings.pin {
             sys::pin_to(cpu).map_err(os(&format!("cannot keep to processor {cpu}")))?;

@@ -1,9 +1,10 @@
 //! A standby: it waits in flock for the lead, and keeps the state near by reading the log as it grows.
 //! Invariant: it costs a hive at rest nothing, as it is woken by changes of the log alone, and a busy one fifty looks a second.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
 
 use super::core::Tail;
 use crate::error::{Error, Result};
@@ -53,27 +54,28 @@ impl Heir {
 pub fn wait(folders: &Folders, waiting: impl FnOnce()) -> Result<(Lock, Option<Heir>)> {
     let os = |e| Error::os(format!("cannot wait for the lock of {}", folders.kept.display()), e);
     let changes = Watcher::new(&[&folders.events()]).map_err(os)?;
-    let mut heir = Heir::new(folders).ok();
+    let near = Arc::new(Mutex::new(Heir::new(folders).ok()));
     let (bell, mut ring) = UnixStream::pair().map_err(os)?;
-    let kept = folders.kept.clone();
-    let waiter = std::thread::Builder::new().name("lock".into()).stack_size(64 * 1024).spawn(move || {
-        let lock = Lock::wait_for_folder(&kept);
-        let _ = ring.write_all(b".");
-        lock
-    });
-    let waiter = waiter.map_err(os)?;
+    let (followed, theirs) = (folders.clone(), near.clone());
+    // It is left to end by itself: to give up inotify takes the kernel many milliseconds.
+    std::thread::Builder::new()
+        .name("follow".into())
+        .spawn(move || while follow(&followed, &changes, &bell, &theirs).is_ok_and(|goes_on| goes_on) {})
+        .map_err(os)?;
     waiting();
-    loop {
-        if sys::wait_readable(&[bell.as_fd(), changes.as_fd()], -1).map_err(os)?[0] {
-            break;
-        }
-        // What is written now is soon followed by more.
-        if sys::wait_readable(&[bell.as_fd()], STANDBY_PAUSE.as_millis() as i32).map_err(os)?[0] {
-            break;
-        }
-        changes.hush();
-        heir = heir.and_then(|mut heir| heir.read_on(folders).is_ok().then_some(heir));
-    }
-    let lock = waiter.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(os)?;
+    let lock = Lock::wait_for_folder(&folders.kept).map_err(os)?;
+    let _ = ring.write_all(b".");
+    let heir = near.lock().unwrap_or_else(|e| e.into_inner()).take();
     Ok((lock, heir))
+}
+
+/// Waits for the log to grow, and reads it. `false` when the bell has rung.
+fn follow(folders: &Folders, changes: &Watcher, bell: &UnixStream, near: &Mutex<Option<Heir>>) -> io::Result<bool> {
+    // What is written now is soon followed by more.
+    let rung = sys::wait_readable(&[bell.as_fd(), changes.as_fd()], -1)?[0]
+        || sys::wait_readable(&[bell.as_fd()], STANDBY_PAUSE.as_millis() as i32)?[0];
+    changes.hush();
+    let mut heir = near.lock().unwrap_or_else(|e| e.into_inner());
+    *heir = heir.take().and_then(|mut heir| heir.read_on(folders).is_ok().then_some(heir));
+    Ok(!rung)
 }

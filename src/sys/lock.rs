@@ -50,6 +50,13 @@ impl Lock {
         Ok(Lock { file, path: path.to_owned() })
     }
 
+    /// Holds it under the highest number that is free from `least` on. The kernel lets go of a dead process's files from
+    /// the highest number down, and some of them take it many milliseconds (inotify): who waits for a lock is spared that.
+    pub fn hold_above(&mut self, least: i32) -> io::Result<()> {
+        self.file = File::from(super::move_up(&self.file, least)?);
+        Ok(())
+    }
+
     /// Whether the file under the lock's name is still the one that is locked.
     pub fn is_current(&self) -> bool {
         let (Ok(mine), Ok(named)) = (self.file.metadata(), std::fs::symlink_metadata(&self.path)) else {

@@ -102,6 +102,20 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(soft)
 }
 
+/// How many files this process may have open.
+pub fn open_files_max() -> io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit};
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
+}
+
+/// The same file under a number of at least `least`.
+pub fn move_up(fd: &impl AsFd, least: i32) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 pub fn set_open_files(soft: u64) -> io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
