@@ -106,7 +106,7 @@ impl Lead {
 }
 
 /// More than a supervisor of some two hundred agents has open. Each process that it starts copies a table up to here.
-const LOCKS_ABOVE: u64 = 1000;
+pub const LOCKS_ABOVE: u64 = 1000;
 
 /// By this file others see that a standby waits. It goes when the standby leads, or has nothing to wait for.
 pub struct Sign(PathBuf);

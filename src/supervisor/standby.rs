@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use super::core::Tail;
+use super::lead::LOCKS_ABOVE;
 use crate::error::{Error, Result};
 use crate::limits::STANDBY_PAUSE;
 use crate::model::Seq;
@@ -55,6 +56,8 @@ pub fn wait(folders: &Folders, waiting: impl FnOnce()) -> Result<(Lock, Option<H
     let os = |e| Error::os(format!("cannot wait for the lock of {}", folders.kept.display()), e);
     let changes = Watcher::new(&[&folders.events()]).map_err(os)?;
     let near = Arc::new(Mutex::new(Heir::new(folders).ok()));
+    // A process of several threads waits for the kernel whenever its table of descriptors has to grow: it is grown now.
+    let _ = sys::raise_open_files().and_then(|_| sys::move_up(&changes, LOCKS_ABOVE as i32));
     let (bell, mut ring) = UnixStream::pair().map_err(os)?;
     let (followed, theirs) = (folders.clone(), near.clone());
     // It is left to end by itself: to give up inotify takes the kernel many milliseconds.

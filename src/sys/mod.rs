@@ -20,6 +20,7 @@ pub mod tree;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -97,9 +98,10 @@ pub fn widen(pipe: &impl AsFd) {
 /// Raises the soft limit of open files to the hard one; returns what it was, for workloads to get back.
 pub fn raise_open_files() -> io::Result<u64> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    static BEFORE: OnceLock<u64> = OnceLock::new();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    Ok(soft)
+    Ok(*BEFORE.get_or_init(|| soft))
 }
 
 /// How many files this process may have open.
