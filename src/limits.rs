@@ -100,6 +100,14 @@ pub const CONTEXT_CHUNK: usize = 256 * 1024;
 pub const CONTEXT_GRACE: Duration = Duration::from_secs(3600);
 /// Files of unfinished writers are kept for at least so long.
 pub const CONTEXT_DRAFT_GRACE: Duration = Duration::from_secs(60);
+/// Contexts that one task is given.
+pub const CONTEXTS_MAX: usize = 16;
+/// Names of contexts that are remembered, of a hive and of each agent; the one not used for longest goes first.
+pub const CONTEXT_NAMES_MAX: usize = 256;
+/// Versions of each, to any of which a new one may say the difference.
+pub const CONTEXT_VERSIONS_MAX: usize = 8;
+/// A context that is compared with its former versions when a task is handed over.
+pub const CONTEXT_COMPARED_MAX: u64 = 4 * 1024 * 1024;
 /// Each of two contents that are compared.
 pub const DIFF_MAX: u64 = 64 * 1024 * 1024;
 /// Text in the JSON of `context get`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Host, Job, Then};
+use super::{Host, Job, Next, Then};
 use crate::model::{Kind, Loss};
 use crate::sys::process::{self, Ending, Pid, Reaped};
 use crate::sys::{clock, signal, tree};
@@ -185,7 +185,7 @@ impl Host {
             Then::Start(_) => {
                 // Nobody wrote for the new generation yet: what is in the pipe was for the old one.
                 self.inbox.clear();
-                self.with = None;
+                self.gathered = Next::default();
                 self.is_down = false;
                 self.was_ready = false;
                 self.start_workload();

@@ -256,24 +256,36 @@ impl Feed {
     }
 }
 
-/// A task as it comes in one or two lines.
+/// A task as it comes in one or more lines.
+#[derive(Default)]
 pub struct Next {
     pub task: u64,
     pub attempt: u32,
     pub surroundings: Option<Arc<str>>,
+    /// Names and digests.
+    pub contexts: Vec<(String, String)>,
     pub text: String,
 }
 
-/// Reads the lines of a hosted agent's `in`: WITH is kept for the TASK that follows it.
-pub fn next(line: &str, with: &mut Option<(u64, u32, Option<Arc<str>>)>) -> Option<Next> {
-    match parse_told(line)? {
-        Told::With { task, attempt, surroundings } => {
-            *with = Some((task, attempt, surroundings.map(Arc::from)));
+/// Reads the lines of a hosted agent's `in`: what comes before a TASK is gathered for it.
+pub fn next(line: &str, gathered: &mut Next) -> Option<Next> {
+    let told = parse_told(line)?;
+    let (Told::With { task, .. } | Told::Context { task, .. } | Told::Task { task, .. }) = told;
+    if gathered.task != task {
+        *gathered = Next { task, attempt: 1, ..Next::default() };
+    }
+    match told {
+        Told::With { attempt, surroundings, .. } => {
+            (gathered.attempt, gathered.surroundings) = (attempt, surroundings.map(Arc::from));
             None
         }
-        Told::Task { task, text } => {
-            let (attempt, surroundings) = with.take().filter(|w| w.0 == task).map_or((1, None), |(_, a, s)| (a, s));
-            Some(Next { task, attempt, surroundings, text: text.to_owned() })
+        Told::Context { name, digest, .. } => {
+            gathered.contexts.push((name.to_owned(), digest.to_owned()));
+            None
+        }
+        Told::Task { text, .. } => {
+            gathered.text = text.to_owned();
+            Some(std::mem::take(gathered))
         }
     }
 }

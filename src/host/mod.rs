@@ -98,8 +98,8 @@ struct Host {
     cage: Cage,
     log: BoundedLog,
     starts: u64,
-    /// The WITH line before a TASK line.
-    with: Option<(u64, u32, Option<Arc<str>>)>,
+    /// The lines before a TASK line.
+    gathered: Next,
     /// The attempt that was begun last: a new leader may send it again.
     begun: Option<(u64, u32)>,
     /// A task that is to end, and has not come yet.
@@ -188,7 +188,7 @@ impl Host {
             is_down: false,
             warm_lost: None,
             starts: 0,
-            with: None,
+            gathered: Next::default(),
             begun: None,
             doomed: None,
             settling: None,
@@ -457,15 +457,16 @@ impl Host {
             let Some(line) = self.inbox.next() else {
                 return;
             };
-            match job::next(&String::from_utf8_lossy(&line), &mut self.with) {
+            match job::next(&String::from_utf8_lossy(&line), &mut self.gathered) {
                 Some(next) if self.begun == Some((next.task, next.attempt)) => {}
-                Some(Next { task, attempt, surroundings, text }) => {
-                    self.begun = Some((task, attempt));
+                Some(next) => {
+                    let task = next.task;
+                    self.begun = Some((task, next.attempt));
                     if self.doomed.take() == Some(task) {
                         let ended = Exited { by_host: true, ..Exited::default() };
                         self.out.buffer().extend_from_slice(&agent::exited(task, &ended));
                     } else {
-                        self.run(task, attempt, surroundings, &text);
+                        self.run(next);
                     }
                 }
                 None => {}

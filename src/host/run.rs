@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::capture::Capture;
-use super::job::{self, Ends, Job};
+use super::job::{self, Ends, Job, Next};
 use super::{Host, Then, WARM_UP_AFTER, quiet};
 use crate::error::reason;
 use crate::limits;
@@ -170,10 +170,11 @@ impl Host {
     }
 
     /// Runs one task.
-    pub(super) fn run(&mut self, task: u64, attempt: u32, surroundings: Option<Arc<str>>, text: &str) {
+    pub(super) fn run(&mut self, next: Next) {
+        let task = next.task;
         let started = match self.orders.spec.kind {
-            Kind::Oneshot => self.feed_warm(text),
-            Kind::Shell | Kind::Lines => self.start_shell(task, attempt, surroundings, text),
+            Kind::Oneshot => self.feed_warm(&next.text),
+            Kind::Shell | Kind::Lines => self.start_shell(next),
         };
         match started {
             Ok(mut job) => {
@@ -195,9 +196,9 @@ impl Host {
         }
     }
 
-    fn start_shell(&mut self, task: u64, attempt: u32, digest: Option<Arc<str>>, text: &str) -> Result<Job, String> {
-        let surroundings = self.surroundings(digest)?;
-        let script = self.script(text)?;
+    fn start_shell(&mut self, next: Next) -> Result<Job, String> {
+        let mut surroundings = self.surroundings(next.surroundings)?;
+        let script = self.script(&next.text)?;
         let args = match &script {
             Script::Text(text) => vec!["sh", "-c", "--", text],
             Script::File(path) => vec!["sh", "--", path],
@@ -208,7 +209,10 @@ impl Host {
             .read(true)
             .open("/dev/null")
             .map_err(|e| format!("cannot open /dev/null: {}", reason(&e)))?;
-        let (task, attempt) = (task.to_string(), attempt.to_string());
+        let (task, attempt) = (next.task.to_string(), next.attempt.to_string());
+        for (name, digest) in &next.contexts {
+            surroundings = surroundings.with(&[(&context_variable(name), self.context.path(digest).as_os_str())]);
+        }
         let surroundings =
             surroundings.with(&[("HIVE_TASK", OsStr::new(&task)), ("HIVE_ATTEMPT", OsStr::new(&attempt))]);
         self.start(Path::new("/bin/sh"), &args, surroundings, OwnedFd::from(nothing), None, Ends::default())
@@ -296,6 +300,12 @@ impl Host {
         self.out.buffer().extend_from_slice(&agent::exited(task, &how));
         Some(job)
     }
+}
+
+/// Where a task finds the file of a context: `HIVE_CONTEXT_NOTES` for `notes`.
+fn context_variable(name: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    format!("HIVE_CONTEXT_{}", name.chars().map(letter).collect::<String>())
 }
 
 enum Script {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::event::{Loss, StopMode, Then};
-use super::{AgentId, Deadline, Effect, Generation, Limit, Limits, Now, State, TaskId};
+use super::{AgentId, Deadline, Effect, Generation, Limit, Limits, Now, Seen, Shared, State, TaskId, Usage};
 use crate::limits;
 
 /// What an agent's workload is.
@@ -131,6 +131,10 @@ pub struct Agent {
     /// What its READY line declared besides the labels of its spec.
     pub abilities: Vec<String>,
     pub labels: Vec<String>,
+    /// The contexts that its workload was told of.
+    pub seen: Seen,
+    pub shared: Shared,
+    pub used: Usage,
 }
 
 impl Agent {
@@ -149,6 +153,9 @@ impl Agent {
             restarts: 0,
             deaths: VecDeque::new(),
             abilities: Vec::new(),
+            seen: Seen::default(),
+            shared: Shared::default(),
+            used: Usage::default(),
         }
     }
 
@@ -270,6 +277,7 @@ impl State {
         self.with_agent(id, |agent| {
             agent.since = at;
             agent.workload = None;
+            agent.seen.clear();
             if loss.host {
                 agent.host = None;
             }
@@ -316,6 +324,7 @@ impl State {
             agent.workload = None;
             agent.since = at;
             agent.generation = generation;
+            agent.seen.clear();
             agent.restarts += 1;
             agent.retire = None;
             if !hosted {

@@ -56,7 +56,7 @@ impl State {
                     task.tell_watchers(out);
                 }
             }
-            Event::Usage { .. } => {}
+            Event::Usage { task, fields } => self.used(task, &fields),
             Event::Ending { task, why } => self.ending(at, task, why, out),
             Event::Forced { task } => self.end_by_force(at, task, out),
             Event::GivenUp { task } => self.give_up(task, out),

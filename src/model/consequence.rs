@@ -45,11 +45,17 @@ pub fn assignment(state: &State) -> Option<Event> {
         return None;
     }
     let share = state.queue.len().div_ceil(state.room.len());
-    state.room.iter().find_map(|(held, id)| {
-        let agent = &state.agents[id];
-        let tasks = state.queue.best_for(agent, share.min((agent.capacity() - held) as usize));
-        (!tasks.is_empty()).then_some(Event::Assigned { tasks, agent: *id })
-    })
+    let fair = |agent: &Agent| {
+        let room = agent.capacity() as usize - agent.held.len();
+        let tasks = state.queue.best_for(agent, share.min(room));
+        (!tasks.is_empty()).then_some((agent.id, tasks))
+    };
+    let (agent, tasks) = state.room.iter().find_map(|(_, id)| fair(&state.agents[id]))?;
+    // Who has seen what the task needs goes before who has less to do, if it would take that task, too.
+    let informed = state.best_informed(tasks[0]).filter(|other| *other != agent);
+    let instead = informed.and_then(|other| fair(&state.agents[&other])).filter(|(_, others)| others[0] == tasks[0]);
+    let (agent, tasks) = instead.unwrap_or((agent, tasks));
+    Some(Event::Assigned { tasks, agent })
 }
 
 fn retire(agent: &Agent) -> Option<Event> {

@@ -6,7 +6,7 @@ use super::event::{Ended, Event, Exited, Loss, PutBack, StopMode, Verdict};
 use super::loss::{WHILE_IT_RAN, down, out_of_time, put_back_or_end};
 use super::queue::Target;
 use super::task::{Ending, Options, ReplyTo, TaskState};
-use super::{Agent, AgentId, Course, Generation, HostId, Lead, Now, Phase, Retire, Spec, State, TaskId, lead};
+use super::{Agent, AgentId, Course, Generation, HostId, Kind, Lead, Now, Phase, Retire, Spec, State, TaskId, lead};
 use crate::error::Code;
 use crate::limits;
 
@@ -303,6 +303,10 @@ fn accept(state: &State, submit: Submit, out: &mut Vec<Event>) -> Decision {
         let full =
             format!("{} tasks wait already, and that is the limit: wait until some are done", state.counts.queued);
         return refuse(Code::Limit, full);
+    }
+    if state.spec.kind == Kind::Oneshot && submit.options.as_ref().is_some_and(|o| !o.contexts.is_empty()) {
+        let why = "a oneshot agent is started before its task, and cannot be told of contexts";
+        return refuse(Code::BadRequest, format!("{why}: name the file in the text (`hivectl context path REF`)"));
     }
     let target = submit.options.as_ref().map_or(&Target::Any, |o| &o.target);
     if let Target::Agent(id) = target {

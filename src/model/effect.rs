@@ -1,6 +1,8 @@
 //! What the world has to do because of an event. Performed only after the event is recorded.
 
-use super::{AgentId, Counts, Generation, ReplyTo, StopMode, TaskId};
+use std::sync::Arc;
+
+use super::{AgentId, Counts, Difference, Generation, ReplyTo, StopMode, TaskId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
@@ -12,6 +14,14 @@ pub enum Effect {
     StartWorkload {
         agent: AgentId,
         generation: Generation,
+    },
+    /// Before the task's line: a content by name, and if it has seen another of that name, what changed.
+    SendContext {
+        agent: AgentId,
+        task: TaskId,
+        name: Arc<str>,
+        digest: Arc<str>,
+        diff: Option<Difference>,
     },
     /// The task's line to the agent. Read the text from the state.
     SendTask {

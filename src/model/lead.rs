@@ -8,6 +8,7 @@ use super::event::{Event, Loss, PutBack, Then};
 use super::loss::put_back_or_end;
 use super::{
     Agent, AgentId, Body, Course, Deadline, Effect, Generation, Kind, Phase, Retire, State, StopMode, TaskState,
+    sharing,
 };
 
 /// What a new leader brings along.
@@ -126,6 +127,7 @@ impl State {
         for id in &agent.held {
             let task = &self.tasks[*id];
             let begun = u32::from(!matches!(task.state, TaskState::Running { .. }));
+            sharing::give_again(agent.id, task, out);
             out.push(Effect::SendTask { agent: agent.id, task: *id, attempt: task.attempts + begun });
             if task.ending().is_none() {
                 continue;

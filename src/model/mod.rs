@@ -14,11 +14,13 @@ mod limit;
 mod loss;
 mod parts;
 mod queue;
+mod sharing;
 #[cfg(test)]
 mod simulation;
 mod tag;
 mod task;
 mod tasks;
+mod usage;
 
 pub use agent::{Agent, HostId, Kind, Phase, Retire, Spec};
 pub use apply::replay;
@@ -30,9 +32,11 @@ pub use lead::{Lead, Row};
 pub use limit::{Limit, Limits, size};
 pub use parts::Frame;
 pub use queue::Target;
+pub use sharing::{Difference, Given, Seen, Shared, Versions};
 pub use tag::Tag;
 pub use task::{Ending, Options, ReplyTo, Task, TaskState};
 pub use tasks::Tasks;
+pub use usage::Usage;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -179,6 +183,11 @@ pub struct State {
     pub rolling: VecDeque<AgentId>,
     /// Environments by name, so that a million tasks share one.
     surroundings: BTreeSet<Arc<str>>,
+    /// What tasks were given lately, by name.
+    pub contexts: Versions,
+    /// Since the log began, whatever became of the agents.
+    pub shared: Shared,
+    pub used: Usage,
 }
 
 impl State {

@@ -6,7 +6,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::{Agent, AgentId, AllWait, Counts, Course, Deadline, ReplyTo, Spec, State, Task, TaskId, TaskState};
+use super::{
+    Agent, AgentId, AllWait, Counts, Course, Deadline, ReplyTo, Shared, Spec, State, Task, TaskId, TaskState, Usage,
+    Versions,
+};
 
 /// All of a state but its tasks and agents, and what follows from those.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -27,6 +30,9 @@ pub struct Frame {
     pub ready_waits: Vec<ReplyTo>,
     pub rolling: VecDeque<AgentId>,
     pub surroundings: BTreeSet<Arc<str>>,
+    pub contexts: Versions,
+    pub shared: Shared,
+    pub used: Usage,
 }
 
 impl State {
@@ -52,6 +58,9 @@ impl State {
             ready_waits,
             rolling,
             surroundings,
+            contexts,
+            shared,
+            used,
         } = self;
         Frame {
             course: course.clone(),
@@ -69,6 +78,9 @@ impl State {
             ready_waits: ready_waits.clone(),
             rolling: rolling.clone(),
             surroundings: surroundings.clone(),
+            contexts: contexts.clone(),
+            shared: *shared,
+            used: *used,
         }
     }
 
@@ -128,6 +140,9 @@ impl Frame {
             ready_waits: self.ready_waits,
             rolling: self.rolling,
             surroundings: self.surroundings,
+            contexts: self.contexts,
+            shared: self.shared,
+            used: self.used,
             ..State::default()
         }
     }

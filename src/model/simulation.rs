@@ -32,6 +32,10 @@ struct Place {
     tasks: VecDeque<TaskId>,
     /// Every task that ever reached it.
     heard: BTreeSet<TaskId>,
+    /// The contexts that it holds, those that it held before, and the task that made the difference.
+    contexts: BTreeMap<Arc<str>, Arc<str>>,
+    before: BTreeMap<Arc<str>, Arc<str>>,
+    telling: TaskId,
 }
 
 struct World {
@@ -76,13 +80,16 @@ impl World {
     }
 
     fn feed(&mut self, input: Input) -> Result<(), Refusal> {
-        let mut events = Vec::new();
-        let verdict = decide(&self.state, self.now, input, &mut events);
-        if verdict.is_ok() {
-            events.into_iter().for_each(|event| self.commit(event));
-        }
+        let verdict = self.take(input);
         self.settle();
         verdict
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), Refusal> {
+        let mut events = Vec::new();
+        decide(&self.state, self.now, input, &mut events)?;
+        events.into_iter().for_each(|event| self.commit(event));
+        Ok(())
     }
 
     fn settle(&mut self) {
@@ -116,11 +123,22 @@ impl World {
                 let place = self.places.entry(agent).or_default();
                 *place = Place { generation, hosted: true, ..Place::default() };
             }
+            Effect::SendContext { agent, task, name, digest, diff } => {
+                let place = self.places.entry(agent).or_default();
+                if place.telling != task {
+                    (place.telling, place.before) = (task, place.contexts.clone());
+                }
+                let held = place.contexts.insert(name, digest);
+                assert!(diff.is_none_or(|diff| Some(diff.base) == held), "a difference to what agent {agent} holds");
+            }
             Effect::SendTask { agent, task, attempt, .. } => {
                 let begun = self.begun.entry(task).or_default();
                 assert!(attempt <= *begun + 1, "task {task}: attempt {attempt} after {begun} beginnings");
                 *begun = attempt;
                 let place = self.places.entry(agent).or_default();
+                for given in self.state.tasks.get(task).into_iter().flat_map(Task::contexts) {
+                    assert_eq!(place.contexts.get(&given.name), Some(&given.digest), "task {task} on agent {agent}");
+                }
                 place.tasks.push_back(task);
                 place.heard.insert(task);
             }
@@ -222,12 +240,32 @@ impl World {
         if self.dice.one_in(4) {
             options.retries = Some(self.dice.roll(2) as u32);
         }
+        if self.dice.one_in(3) {
+            options.contexts = self.contexts();
+        }
         if self.dice.one_in(5) {
             options.target = Target::Agent(AgentId(1 + self.dice.roll(6) as u32));
         }
         let options = (options != Options::default()).then(|| Box::new(options));
         let (waits, to) = (self.dice.one_in(2), Some(to(self)));
         let _ = self.feed(Input::Submit(Submit { text: "x".into(), options, to, waits }));
+    }
+
+    /// Some versions of a few names, with differences to some others.
+    fn contexts(&mut self) -> Arc<[Given]> {
+        let mut given = Vec::new();
+        for name in ["a", "b"].iter().take(1 + self.dice.roll(2) as usize) {
+            let version = self.dice.roll(6);
+            let base = self.dice.roll(6);
+            let diff = Difference { base: format!("{base}").into(), digest: "d".into(), bytes: self.dice.roll(9) };
+            given.push(Given {
+                name: (*name).into(),
+                digest: format!("{version}").into(),
+                bytes: 5,
+                diffs: if base == version { vec![] } else { vec![diff] },
+            });
+        }
+        given.into()
     }
 
     /// An agent answers for the task at its head, or says nothing to the point.
@@ -263,13 +301,19 @@ impl World {
         self.places.retain(|id, _| state.agents.get(id).is_some_and(|a| a.host.is_some()) && !dice.one_in(4));
         // The last task sent may have been recorded, and never written.
         for place in self.places.values_mut().filter(|_| dice.one_in(3)) {
-            place.tasks.pop_back().map(|task| place.heard.remove(&task));
+            if let Some(task) = place.tasks.pop_back() {
+                place.heard.remove(&task);
+                if place.telling == task {
+                    place.contexts = place.before.clone();
+                }
+            }
         }
         let alive: BTreeSet<AgentId> = self.places.keys().copied().collect();
         let afresh = alive.is_empty() && !standby;
         let lead = Lead { pid: 1, version: "sim".into(), boot: "sim".into(), alive, standby };
-        self.feed(Input::Lead(lead)).expect("to lead is never refused");
+        self.take(Input::Lead(lead)).expect("to lead is never refused");
         self.state.said_again().into_iter().for_each(|effect| self.say_again(effect));
+        self.settle();
         if afresh {
             self.start_pool();
         }
@@ -284,7 +328,6 @@ impl World {
                 if self.places.get(&agent).is_some_and(|p| p.generation == generation) => {}
             other => self.perform(other),
         }
-        self.settle();
     }
 
     fn start_pool(&mut self) {

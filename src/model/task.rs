@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::event::{Ended, PutBack};
 use super::queue::Target;
 use super::tag::Tag;
-use super::{AgentId, Body, Counts, Deadline, Effect, Kind, Now, State, TaskId};
+use super::{AgentId, Body, Counts, Deadline, Effect, Given, Kind, Now, State, TaskId, sharing};
 use crate::limits;
 
 /// A client's request that is still to be answered: the reply FIFO's name, and the tag as raw JSON.
@@ -29,6 +29,8 @@ pub struct Options {
     pub retries: Option<u32>,
     /// Digest of the submitter's folder and environment.
     pub surroundings: Option<Arc<str>>,
+    /// Contents that its agent is to have. Tasks that are handed over together share one list.
+    pub contexts: Arc<[Given]>,
 }
 
 /// Why a running task was told to end.
@@ -120,6 +122,10 @@ impl Task {
         self.options.as_ref().and_then(|o| o.surroundings.as_ref())
     }
 
+    pub fn contexts(&self) -> &[Given] {
+        self.options.as_ref().map_or(&[], |o| &o.contexts)
+    }
+
     pub fn agent(&self) -> Option<AgentId> {
         match &self.state {
             TaskState::Queued => None,
@@ -169,6 +175,9 @@ impl State {
                 None => drop(self.surroundings.insert(name.clone())),
             }
         }
+        for given in options.iter().flat_map(|o| o.contexts.iter()) {
+            self.contexts.add(&given.name, &given.digest);
+        }
         let (asker, submitter) = if waits { (to, None) } else { (None, to) };
         out.extend(submitter.map(|to| Effect::Answer { to, body: Body::Accepted(id) }));
         let task = Task {
@@ -197,6 +206,7 @@ impl State {
             let Some(task) = self.tasks.get_mut(*id) else { continue };
             self.queue.remove(task.target(), task.priority(), *id);
             task.state = TaskState::Held { agent: to, ending: None };
+            sharing::give(agent, task, &mut self.shared, out);
             out.push(Effect::SendTask { agent: to, task: *id, attempt: task.attempts + 1 });
             if agent.held.is_empty() {
                 agent.since = at;

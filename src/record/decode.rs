@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{CRC_LEN, Stamp, checksum};
 use crate::json::Flat;
 use crate::model::{
-    AgentId, Ended, Ending, Event, Generation, HostId, Kind, Limit, Loss, Options, PutBack, ReplyTo, Seq, Spec,
-    StopMode, Target, TaskId, Term, Then, Verdict,
+    AgentId, Difference, Ended, Ending, Event, Generation, Given, HostId, Kind, Limit, Loss, Options, PutBack, ReplyTo,
+    Seq, Spec, StopMode, Target, TaskId, Term, Then, Verdict,
 };
 use crate::time;
 use crate::wire;
@@ -212,8 +212,24 @@ impl Reader<'_, '_> {
             timeout_us: self.opt_int("timeout_us")?,
             retries: self.opt_num("retries")?.map(|n| n as u32),
             surroundings: self.opt_str("surroundings")?,
+            contexts: self.contexts()?,
         };
         Ok((options != Options::default()).then(|| Box::new(options)))
+    }
+
+    fn contexts(&self) -> Read<Arc<[Given]>> {
+        let difference = |text: &String| {
+            let mut words = text.split(' ');
+            let mut next = || words.next().ok_or_else(|| wrong("diffs"));
+            let (base, digest) = (next()?.into(), next()?.into());
+            Ok(Difference { base, digest, bytes: next()?.parse().map_err(|_| wrong("diffs"))? })
+        };
+        let given = |flat: &Flat| {
+            let r = Reader(flat);
+            let diffs = r.strings("diffs")?.iter().map(difference).collect::<Read<_>>()?;
+            Ok(Given { name: r.str("name")?, digest: r.str("digest")?, bytes: r.num("bytes")?, diffs })
+        };
+        self.0.objects("contexts").map_err(Fault::Broken)?.iter().map(given).collect()
     }
 
     pub fn spec(&self) -> Read<Spec> {

@@ -8,7 +8,7 @@ pub use decode::{Fault, decode};
 
 use crate::json::{Object, number, quote};
 use crate::model::{
-    AgentId, Ended, Ending, Event, Generation, Limit, Loss, Options, ReplyTo, Seq, Spec, Target, Term, Then,
+    AgentId, Ended, Ending, Event, Generation, Given, Limit, Loss, Options, ReplyTo, Seq, Spec, Target, Term, Then,
 };
 use crate::time;
 use crate::wire;
@@ -197,6 +197,26 @@ fn options_fields(o: &mut Object, options: &Options) {
         o.num("retries", retries);
     }
     o.opt_str("surroundings", options.surroundings.as_deref());
+    if !options.contexts.is_empty() {
+        contexts_field(o.key("contexts"), &options.contexts);
+    }
+}
+
+fn contexts_field(out: &mut Vec<u8>, contexts: &[Given]) {
+    out.push(b'[');
+    for (n, given) in contexts.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        let mut one = Object::open(out);
+        one.str("name", &given.name).str("digest", &given.digest).num("bytes", given.bytes);
+        if !given.diffs.is_empty() {
+            let diffs = given.diffs.iter().map(|diff| format!("{} {} {}", diff.base, diff.digest, diff.bytes));
+            one.strings("diffs", diffs.collect::<Vec<_>>().iter().map(String::as_str));
+        }
+        one.close();
+    }
+    out.push(b']');
 }
 
 fn reply_fields<'o, 'a>(o: Fields<'o, 'a>, to: Option<&ReplyTo>) -> Fields<'o, 'a> {
@@ -249,10 +269,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{HostId, Kind, Limits, PutBack, StopMode, TaskId, Verdict};
+    use crate::model::{Difference, HostId, Kind, Limits, PutBack, StopMode, TaskId, Verdict};
 
     fn samples() -> Vec<Event> {
         let to = ReplyTo { name: "me".into(), tag: "{\"a\": 1}".into(), watches: true };
+        let diff = Difference { base: "d1".into(), digest: "d3".into(), bytes: 3 };
         let options = Options {
             name: Some("b".into()),
             target: Target::Agent(AgentId(2)),
@@ -260,6 +281,7 @@ mod tests {
             timeout_us: Some(5),
             retries: Some(0),
             surroundings: None,
+            contexts: [Given { name: "notes".into(), digest: "d2".into(), bytes: 9, diffs: vec![diff] }].into(),
         };
         let labelled = Options { target: Target::Labels(vec!["rust".into()]), ..Options::default() };
         let stderr = "bad\nworse \"x\"".into();

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -26,7 +27,7 @@ use nix::sys::signal::Signal;
 
 use crate::error::{Code, Error, Result};
 use crate::limits;
-use crate::model::{AgentId, Input, Now, Seq, StopMode};
+use crate::model::{AgentId, Given, Input, Now, Seq, StopMode};
 use crate::store::sync::Syncer;
 use crate::store::{Context, Folders, Intake, Marks};
 use crate::sys::{self, clock, failpoint, process, signal};
@@ -75,6 +76,8 @@ struct Hive {
     clients: Clients,
     context: Context,
     names: Names,
+    /// The contexts of the last task that was given any: the next one often has the same.
+    given: Arc<[Given]>,
     /// Set by the last effect of a hive's life.
     exit: bool,
     malformed: u64,
@@ -212,6 +215,7 @@ impl Supervisor {
             clients: Clients::new(folders.replies(), settings.durable),
             context: Context::at(&folders.context),
             names: Names::default(),
+            given: Arc::default(),
             exit: false,
             malformed: 0,
             since,

@@ -31,6 +31,12 @@ impl Hive {
                 let (state, recorded) = (&self.core.state, self.core.recorded());
                 self.clients.answer(&to, recorded, |out| answer::body(out, &to.tag, state, &body));
             }
+            Effect::SendContext { agent: id, task, name, digest, diff } => {
+                let diff = diff.as_ref().map(|diff| (diff.base.as_ref(), diff.digest.as_ref()));
+                if let Some(out) = self.agents.inbox(id) {
+                    agent::context(out, task.0, &name, &digest, diff);
+                }
+            }
             Effect::SendTask { agent: id, task, attempt } => {
                 let state = &self.core.state;
                 let hosted = state.agents.get(&id).is_some_and(|a| a.spec.kind.is_hosted());

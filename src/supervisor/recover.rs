@@ -112,5 +112,8 @@ pub fn hold_back_what_was_sent(core: &mut Core, agents: &mut Agents) {
         let count = agents.sent_before(agent, &core.state);
         sent.extend(agent.held.iter().take(count).copied());
     }
-    core.effects.retain(|effect| !matches!(effect, Effect::SendTask { task, .. } if sent.contains(task)));
+    core.effects.retain(|effect| match effect {
+        Effect::SendTask { task, .. } | Effect::SendContext { task, .. } => !sent.contains(task),
+        _ => true,
+    });
 }

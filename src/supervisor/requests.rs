@@ -8,7 +8,7 @@ use super::core::Answered;
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::model::{
-    AgentId, Body, Effect, Input, Options, PoolStart, ReplyTo, Submit, Target, TaskId, WaitFor, unknown_task,
+    AgentId, Body, Effect, Given, Input, Options, PoolStart, ReplyTo, Submit, Target, TaskId, WaitFor, unknown_task,
 };
 use crate::sys::process;
 use crate::wire::request::{Op, Request};
@@ -113,6 +113,12 @@ impl Hive {
                 return Ok(());
             }
             Op::Status => return self.status(to),
+            Op::Contexts(names) => {
+                let to = asker(to)?;
+                let state = &self.core.state;
+                self.clients.answer(&to, self.core.recorded(), |out| answer::contexts(out, &to.tag, state, &names));
+                return Ok(());
+            }
             Op::PoolStart(start) => Input::PoolStart(PoolStart { to, ..*start }),
             Op::More(digest) => {
                 let op = self.rest_of_request(&digest)?;
@@ -137,7 +143,7 @@ impl Hive {
 
     /// A text that cannot be a field of a line goes by reference from here on.
     fn submission(
-        &self,
+        &mut self,
         text: Arc<str>,
         mut options: Option<Box<Options>>,
         waits: bool,
@@ -154,11 +160,33 @@ impl Hive {
             let stored = self.context.put(text.as_bytes());
             format!("REF:{}", stored.map_err(|e| Error::os("cannot store the task's text", e))?).into()
         };
+        if let Some(options) = options.as_mut().filter(|o| !o.contexts.is_empty()) {
+            options.contexts = self.contexts_given(&options.contexts)?;
+        }
         if let Some(name) = agent {
             let id = self.agent_called(&name)?;
             options.get_or_insert_default().target = Target::Agent(id);
         }
         Ok(Input::Submit(Submit { text, options, to, waits }))
+    }
+
+    /// Contexts with their lengths: they must be there, and stay until the log names them.
+    fn contexts_given(&mut self, given: &[Given]) -> Result<Arc<[Given]>> {
+        let look = |given: &Given| {
+            let found = std::fs::metadata(self.context.path(&given.digest));
+            let missing = || {
+                let what = format!("context {} is REF:{}, which is not stored", given.name, given.digest);
+                Error::new(Code::NoSuchContent, format!("{what}: put it (`hivectl context put`)"))
+            };
+            let bytes = found.ok().filter(|_| self.context.renew(&given.digest)).ok_or_else(missing)?.len();
+            given.diffs.iter().for_each(|diff| drop(self.context.renew(&diff.digest)));
+            Ok(Given { bytes, ..given.clone() })
+        };
+        let given: Vec<Given> = given.iter().map(look).collect::<Result<_>>()?;
+        if *self.given != given[..] {
+            self.given = given.into();
+        }
+        Ok(self.given.clone())
     }
 
     fn agent_called(&self, name: &str) -> Result<AgentId> {

@@ -119,6 +119,15 @@ pub fn with(out: &mut Vec<u8>, id: u64, attempt: u32, surroundings: Option<&str>
     out.push(b'\n');
 }
 
+/// Before the TASK line: a content by its name; where the agent has seen another of that name, also what changed since.
+pub fn context(out: &mut Vec<u8>, id: u64, name: &str, digest: &str, diff: Option<(&str, &str)>) {
+    out.extend_from_slice(format!("CONTEXT {id} {name} REF:{digest}").as_bytes());
+    if let Some((base, diff)) = diff {
+        out.extend_from_slice(format!(" base=REF:{base} diff=REF:{diff}").as_bytes());
+    }
+    out.push(b'\n');
+}
+
 pub fn cancel(out: &mut Vec<u8>, id: u64) {
     out.extend_from_slice(format!("CANCEL {id}\n").as_bytes());
 }
@@ -127,6 +136,7 @@ pub fn cancel(out: &mut Vec<u8>, id: u64) {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Told<'a> {
     With { task: u64, attempt: u32, surroundings: Option<&'a str> },
+    Context { task: u64, name: &'a str, digest: &'a str },
     Task { task: u64, text: &'a str },
 }
 
@@ -135,6 +145,11 @@ pub fn parse_told(line: &str) -> Option<Told<'_>> {
     let (task, rest) = number(rest)?;
     match verb {
         "TASK" => Some(Told::Task { task, text: rest }),
+        "CONTEXT" => {
+            let (name, rest) = split_word(rest);
+            let digest = super::reference(split_word(rest).0)?;
+            Some(Told::Context { task, name, digest })
+        }
         "WITH" => {
             let (attempt, surroundings) = rest.split_once(' ')?;
             let attempt = attempt.parse().ok()?;
@@ -223,10 +238,13 @@ mod tests {
         let text = std::str::from_utf8(&line).unwrap().trim_end();
         assert_eq!(parse(text, true), Said::Exited { task: 9, how });
         let mut told = Vec::new();
+        let digest = "a".repeat(64);
         with(&mut told, 9, 2, None);
+        context(&mut told, 9, "notes", &digest, None);
         task(&mut told, 9, "echo  hi");
         let lines: Vec<_> = std::str::from_utf8(&told).unwrap().lines().map(parse_told).collect();
         assert_eq!(lines[0], Some(Told::With { task: 9, attempt: 2, surroundings: None }));
-        assert_eq!(lines[1], Some(Told::Task { task: 9, text: "echo  hi" }));
+        assert_eq!(lines[1], Some(Told::Context { task: 9, name: "notes", digest: &digest }));
+        assert_eq!(lines[2], Some(Told::Task { task: 9, text: "echo  hi" }));
     }
 }

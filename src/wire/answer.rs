@@ -114,6 +114,13 @@ pub fn task(out: &mut Vec<u8>, task: &Task) {
     // A task that was read from its last records alone has the number there.
     let attempts = task.ended().map_or(0, |ended| ended.attempt).max(task.attempts);
     o.num("attempt", attempts).str("text", &task.text);
+    if !task.contexts().is_empty() {
+        let mut contexts = Object::open(o.key("context"));
+        for given in task.contexts() {
+            contexts.str(&given.name, &format!("REF:{}", given.digest));
+        }
+        contexts.close();
+    }
     let stamp = |o: &mut Object, name: &str, at: i64| {
         o.str(name, &time::text(at));
     };
@@ -157,6 +164,17 @@ pub fn tasks(out: &mut Vec<u8>, tag: &str, state: &State, from: u64, limit: u64,
         if let Some(next) = next {
             o.num("next", next.0);
         }
+    });
+}
+
+/// The versions of contexts that agents may have seen, the newest first. A host starts each process anew: it has seen none.
+pub fn contexts(out: &mut Vec<u8>, tag: &str, state: &State, names: &[String]) {
+    ok(out, tag, |o| {
+        let mut versions = Object::open(o.key("contexts"));
+        for name in names.iter().filter(|_| !state.spec.kind.is_hosted()) {
+            versions.strings(name, state.contexts.of(name).rev().map(|digest| digest.as_ref()));
+        }
+        versions.close();
     });
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::check_name;
 use crate::json::{self, Flat};
 use crate::limits;
-use crate::model::{Kind, Options, PoolStart, ReplyTo, Spec, StopMode, Tag, Target, TaskId};
+use crate::model::{Difference, Given, Kind, Options, PoolStart, ReplyTo, Spec, StopMode, Tag, Target, TaskId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -37,6 +37,8 @@ pub enum Op {
         limit: u64,
     },
     Status,
+    /// The last versions of these contexts.
+    Contexts(Vec<String>),
     /// The request's fields are content with this digest.
     More(Arc<str>),
     PoolStart(Box<PoolStart>),
@@ -72,13 +74,12 @@ impl Op {
             Op::Submit { .. } | Op::PoolStart(_) | Op::Scale(_) | Op::Restart { .. } | Op::More(_) => Cost::Work,
             Op::Wait(_) | Op::WaitAll | Op::WaitRoom => Cost::Wait,
             Op::Cancel(_) | Op::CancelRun(_) | Op::Stop(_) => Cost::Free,
-            Op::Task(_) | Op::Result(_) | Op::Tasks { .. } | Op::Status => Cost::Free,
+            Op::Task(_) | Op::Result(_) | Op::Tasks { .. } | Op::Status | Op::Contexts(_) => Cost::Free,
         }
     }
 }
 
-const OPS: &str =
-    "submit, run, cancel, wait, wait-all, wait-room, task, result, tasks, status, pool-start, scale, restart, stop";
+const OPS: &str = "submit, run, cancel, wait, wait-all, wait-room, task, result, tasks, status, contexts, pool-start, scale, restart, stop";
 
 /// Names that were met lately, so that a client's thousand requests share one copy of each.
 #[derive(Debug, Default)]
@@ -211,6 +212,7 @@ fn operation(flat: &Flat, names: &mut Names) -> Result<Op, String> {
         "result" => Op::Result(id()?),
         "tasks" => Op::Tasks { from: flat.u64("from")?.unwrap_or(0), limit: flat.u64("limit")?.unwrap_or(u64::MAX) },
         "status" => Op::Status,
+        "contexts" => Op::Contexts(flat.strings("names")?),
         "pool-start" => Op::PoolStart(Box::new(pool_start(flat)?)),
         "scale" => Op::Scale(count()?),
         "restart" => Op::Restart { agent: agent(flat)?, rolling: flat.bool("rolling")?.unwrap_or(false) },
@@ -258,9 +260,39 @@ fn submit(flat: &Flat, names: &mut Names, waits: bool) -> Result<Op, String> {
             other => other.map(|n| n as u32),
         },
         surroundings: digest(flat, "surroundings")?.map(|digest| names.share(&digest)),
+        contexts: contexts(flat)?,
     };
     let plain = options == Options::default();
     Ok(Op::Submit { text, options: (!plain).then(|| Box::new(options)), waits, agent: agent(flat)? })
+}
+
+/// `"context":{NAME:DIGEST}`; what a client knows of their differences is in `"diffs":["NEW BASE DIFF BYTES", ...]`.
+fn contexts(flat: &Flat) -> Result<Arc<[Given]>, String> {
+    let Some(object) = flat.raw("context").filter(|raw| *raw != "null") else { return Ok(Arc::default()) };
+    let object = Flat::parse(object).map_err(|_| "\"context\" must be an object of names and digests".to_owned())?;
+    let diffs = flat.strings("diffs")?;
+    let diffs = diffs.iter().map(|text| difference(text)).collect::<Result<Vec<_>, _>>()?;
+    let given = |name: &str| {
+        check_name("a context's name", name)?;
+        let new = digest(&object, name)?.ok_or_else(|| format!("context \"{name}\" needs a SHA-256 digest"))?;
+        let diffs = diffs.iter().filter(|(to, _)| *to == new).map(|(_, diff)| diff.clone()).collect();
+        Ok(Given { name: name.into(), digest: new.as_ref().into(), bytes: 0, diffs })
+    };
+    let contexts = object.names().map(given).collect::<Result<Arc<[Given]>, String>>()?;
+    match contexts.len() {
+        0..=limits::CONTEXTS_MAX => Ok(contexts),
+        _ => Err(format!("\"context\" may name at most {}", limits::CONTEXTS_MAX)),
+    }
+}
+
+fn difference(text: &str) -> Result<(&str, Difference), String> {
+    let words: Vec<&str> = text.split(' ').collect();
+    match (&words[..], words.last().and_then(|bytes| bytes.parse().ok())) {
+        ([new, base, diff, _], Some(bytes)) if [new, base, diff].iter().all(|d| super::is_digest(d)) => {
+            Ok((new, Difference { base: (*base).into(), digest: (*diff).into(), bytes }))
+        }
+        _ => Err("each of \"diffs\" must be three SHA-256 digests (new, base, difference) and a length".into()),
+    }
 }
 
 /// A text may have many lines; its length is bounded by that of the request's own line.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{FORMAT, Leader, Point};
 use crate::json::Flat;
 use crate::model::{
-    Agent, AgentId, AllWait, Counts, Course, Deadline, Frame, Generation, HostId, Now, Phase, ReplyTo, Retire, Spec,
-    State, StopMode, Task, TaskId, TaskState, Verdict,
+    Agent, AgentId, AllWait, Counts, Course, Deadline, Frame, Generation, HostId, Now, Phase, ReplyTo, Retire, Seen,
+    Shared, Spec, State, StopMode, Task, TaskId, TaskState, Usage, Verdict,
 };
 use crate::record::Fault;
 use crate::record::decode::{Read, Reader, whole, wrong};
@@ -40,6 +40,11 @@ impl Reading {
             "hive" => self.frame = Some(r.hive()?),
             "all-wait" => self.frame()?.all_waits.push(r.all_wait()?),
             "surroundings" => drop(self.frame()?.surroundings.insert(r.r.str("digest")?)),
+            "context" => {
+                let (name, versions) = (r.r.str("name")?, r.r.strings("versions")?);
+                let contexts = &mut self.frame()?.contexts;
+                versions.into_iter().for_each(|digest| contexts.add(&name, &digest.into()));
+            }
             "deadline" => drop(self.frame()?.deadlines.insert(r.deadline()?)),
             "task" => self.state().restore_task(r.task()?),
             "agent" => self.state().restore_agent(r.agent()?),
@@ -111,6 +116,8 @@ impl Line<'_, '_> {
             room: room.as_chunks().0.iter().map(|[held, agent]| (*held as u32, AgentId(*agent as u32))).collect(),
             retiring: self.agents("retiring")?.collect(),
             rolling: self.agents("rolling")?.collect(),
+            shared: self.shared()?,
+            used: self.used()?,
             room_waits: self.replies("room_waits")?,
             ready_waits: self.replies("ready_waits")?,
             ..Frame::default()
@@ -193,7 +200,35 @@ impl Line<'_, '_> {
             deaths: self.numbers("deaths")?.into_iter().map(|at| at + self.shift).collect(),
             abilities: self.r.strings("abilities")?,
             labels: self.r.strings("labels")?,
+            seen: self.seen()?,
+            shared: self.shared()?,
+            used: self.used()?,
         })
+    }
+
+    fn seen(&self) -> Read<Seen> {
+        let mut seen = Seen::default();
+        for text in self.r.strings("seen")? {
+            let (name, digest) = text.split_once(' ').ok_or_else(|| wrong("seen"))?;
+            seen.set(name.into(), digest.into());
+        }
+        Ok(seen)
+    }
+
+    /// Absent where an older version wrote it.
+    fn shared(&self) -> Read<Shared> {
+        let [asked, sent] = self.counts("shared")?;
+        Ok(Shared { asked, sent })
+    }
+
+    fn used(&self) -> Read<Usage> {
+        let [input, output, cache, usd_micros] = self.counts("used")?;
+        Ok(Usage { input, output, cache, usd_micros })
+    }
+
+    fn counts<const N: usize>(&self, name: &str) -> Read<[u64; N]> {
+        let numbers = self.r.0.numbers(name).map_err(Fault::Broken)?;
+        if numbers.is_empty() { Ok([0; N]) } else { numbers.try_into().map_err(|_| wrong(name)) }
     }
 
     fn phase(&self) -> Read<Phase> {

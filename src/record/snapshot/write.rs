@@ -3,7 +3,7 @@
 use super::{FORMAT, Point};
 use crate::json::Object;
 use crate::model::{
-    Agent, Counts, Course, Deadline, Ended, Ending, Frame, Phase, ReplyTo, Retire, Spec, Task, TaskState,
+    Agent, Counts, Course, Deadline, Ended, Ending, Frame, Phase, ReplyTo, Retire, Shared, Spec, Task, TaskState, Usage,
 };
 use crate::record::{ended_fields, ending_name, options_fields, reply_fields, seal, spec_fields};
 use crate::time;
@@ -38,6 +38,11 @@ pub fn write<E>(point: &Point, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> 
     for name in &frame.surroundings {
         line(&|o| {
             kind(o, "surroundings").str("digest", name);
+        })?;
+    }
+    for (name, versions) in frame.contexts.iter() {
+        line(&|o| {
+            kind(o, "context").str("name", name).strings("versions", versions.iter().map(|digest| digest.as_ref()));
         })?;
     }
     for (at, what) in &frame.deadlines {
@@ -84,6 +89,7 @@ fn hive(o: &mut Object, frame: &Frame) {
     o.nums("ended", verdicts(&frame.ended)).nums("unawaited", verdicts(&frame.unawaited));
     o.nums("room", frame.room.iter().flat_map(|(held, agent)| [*held, agent.0]));
     o.nums("retiring", frame.retiring.iter().map(|a| a.0)).nums("rolling", frame.rolling.iter().map(|a| a.0));
+    o.nums("shared", shared(&frame.shared)).nums("used", used(&frame.used));
     replies(o, "room_waits", &frame.room_waits);
     replies(o, "ready_waits", &frame.ready_waits);
     spec(o, &frame.spec);
@@ -91,6 +97,14 @@ fn hive(o: &mut Object, frame: &Frame) {
 
 fn verdicts(counts: &Counts) -> [u64; 3] {
     [counts.done, counts.failed, counts.cancelled]
+}
+
+fn shared(shared: &Shared) -> [u64; 2] {
+    [shared.asked, shared.sent]
+}
+
+fn used(used: &Usage) -> [u64; 4] {
+    [used.input, used.output, used.cache, used.usd_micros]
 }
 
 fn spec(o: &mut Object, spec: &Spec) {
@@ -189,5 +203,8 @@ fn agent(o: &mut Object, agent: &Agent) {
     o.num("restarts", agent.restarts).nums("deaths", agent.deaths.iter().copied());
     o.strings("abilities", agent.abilities.iter().map(String::as_str));
     o.strings("labels", agent.labels.iter().map(String::as_str));
+    o.nums("shared", shared(&agent.shared)).nums("used", used(&agent.used));
+    let seen: Vec<String> = agent.seen.iter().map(|(name, digest)| format!("{name} {digest}")).collect();
+    o.strings("seen", seen.iter().map(String::as_str));
     spec(o, &agent.spec);
 }

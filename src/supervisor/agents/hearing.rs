@@ -69,7 +69,11 @@ impl Agents {
         }
         let unsettled = std::mem::take(&mut link.unsettled);
         for task in agent.held.iter().filter(|held| unsettled.contains(held)) {
-            agent::task(link.inbox.buffer(), task.0, &state.tasks[*task].text);
+            let (out, text) = (link.inbox.buffer(), &state.tasks[*task].text);
+            for given in state.tasks[*task].contexts() {
+                agent::context(out, task.0, &given.name, &given.digest, None);
+            }
+            agent::task(out, task.0, text);
         }
         self.dirty.push(id);
     }
