@@ -13,9 +13,10 @@ use super::{Call, exit};
 use crate::error::{Code, Error, Result, reason};
 use crate::json::Object;
 use crate::limits::{CONTEXT_GRACE, CONTEXT_TEXT_MAX, DIFF_MAX};
+use crate::store::board::{Board, Sharing};
 use crate::store::context::{Stored, Verified};
 use crate::store::upkeep::{self, Allowed, Item, Total};
-use crate::store::{Context, diff};
+use crate::store::{Context, Folders, diff};
 use crate::sys::clock;
 use crate::time;
 
@@ -239,6 +240,7 @@ fn stats(call: &mut Call, context: &Context) -> Result<i32> {
     .into();
     let of_hive =
         |places: &std::collections::HashSet<usize>| Total::of(places.iter().map(|place| &survey.items[*place]));
+    let sharing = sharing(&folders);
     let hives = survey.references.iter().map(|(hive, places)| (hive.as_str(), of_hive(places)));
     if call.json {
         return json(call, |o| {
@@ -249,6 +251,10 @@ fn stats(call: &mut Call, context: &Context) -> Result<i32> {
             list(o, "hives", hives, |o, (hive, total)| {
                 o.str("hive", hive).num("files", total.files).num("bytes", total.bytes);
             });
+            if let Some((all, agents)) = sharing {
+                super::stats::shared(o, all);
+                list(o, "agents", agents.iter(), |o, (id, shared)| super::stats::shared(o.num("id", *id), *shared));
+            }
         });
     }
     let heading = ["CONTENT", "FILES", "SIZE"].map(str::to_owned).to_vec();
@@ -257,7 +263,30 @@ fn stats(call: &mut Call, context: &Context) -> Result<i32> {
     shown.splice(2..2, by_hive);
     let cells = shown.into_iter().map(|(name, t)| vec![name, t.files.to_string(), size(t.bytes)]);
     call.out.table(&std::iter::once(heading).chain(cells).collect::<Vec<_>>())?;
+    if let Some((all, agents)) = sharing {
+        let row = |name: String, shared: Sharing| {
+            let saved = format!("{:.1} %", percent_saved(shared));
+            vec![name, size(shared.asked), size(shared.sent), saved]
+        };
+        let mut rows = vec![["GIVEN TO", "ASKED FOR", "SENT", "SAVED"].map(str::to_owned).to_vec()];
+        rows.extend(agents.into_iter().map(|(id, shared)| row(format!("agent {id}"), shared)));
+        rows.push(row(format!("all, in hive {}", folders.hive), all));
+        call.out.line("")?;
+        call.out.table(&rows)?;
+    }
     Ok(exit::DONE)
+}
+
+/// What the tasks of this hive were given, and what of that was sent: in all, and to each agent that was given any.
+fn sharing(folders: &Folders) -> Option<(Sharing, Vec<(u32, Sharing)>)> {
+    let mut board = Board::open(folders).ok()?;
+    let all = board.hive().ok()?.shared;
+    let agents = board.agents().ok()?.into_iter().filter(|agent| agent.shared.asked > 0);
+    (all.asked > 0).then(|| (all, agents.map(|agent| (agent.id, agent.shared)).collect()))
+}
+
+pub fn percent_saved(shared: Sharing) -> f64 {
+    100.0 * (1.0 - shared.sent as f64 / shared.asked.max(1) as f64)
 }
 
 fn gc(call: &mut Call, context: &Context) -> Result<i32> {
@@ -349,7 +378,7 @@ fn wanted(context: &Context, name: &str) -> Result<Item> {
 // ---- what they share ----
 
 /// Where hives keep what may refer to contents.
-fn bases(folders: &crate::store::Folders) -> Vec<&Path> {
+fn bases(folders: &Folders) -> Vec<&Path> {
     [&folders.kept, &folders.live].into_iter().filter_map(|folder| folder.parent()).collect()
 }
 

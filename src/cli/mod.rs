@@ -15,6 +15,7 @@ mod queue;
 mod run;
 mod start;
 mod state;
+mod stats;
 mod status;
 mod submit;
 mod task;
@@ -86,6 +87,7 @@ const VERBS: &[Verb] = &[
     Verb { name: "lock", command: lock::lock_command, run: lock::lock },
     Verb { name: "elect", command: lock::elect_command, run: lock::elect },
     Verb { name: "queue", command: queue::command, run: queue::run },
+    Verb { name: "stats", command: stats::command, run: stats::run },
     Verb { name: "events", command: events::command, run: events::run },
     Verb { name: "paths", command: paths_command, run: paths },
 ];
@@ -179,7 +181,7 @@ fn paths_command(command: Command) -> Command {
     command.about("Print where this hive keeps its files and pipes").arg(
         Arg::new("which")
             .value_name("WHICH")
-            .help("Print this path alone: live, ctl, replies, state, locks, queues, kept, kept_state, events, logs, context, supervisor_log"),
+            .help("Print this path alone: live, ctl, replies, board, state, locks, queues, kept, kept_state, events, logs, context, supervisor_log"),
     )
 }
 
@@ -189,6 +191,7 @@ fn paths(call: &mut Call) -> Result<i32> {
         ("live", &f.live),
         ("ctl", &f.ctl()),
         ("replies", &f.replies()),
+        ("board", &f.board()),
         ("state", &f.state()),
         ("locks", &f.locks()),
         ("queues", &f.queues()),

@@ -121,6 +121,10 @@ impl Folders {
         self.live.join("marks")
     }
 
+    pub fn board(&self) -> PathBuf {
+        self.live.join("board")
+    }
+
     /// Where a host says that it has lost its supervisor.
     pub fn orphaned(&self, agent: AgentId) -> PathBuf {
         self.agent(agent).join("orphaned")

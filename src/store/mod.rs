@@ -2,6 +2,7 @@
 //! supervisor: state, locks, queues; and where all of it lies.
 //! Invariant: everything lies in folders of this user alone (0700), and nothing is reached through a symbolic link.
 
+pub mod board;
 pub mod context;
 pub mod diff;
 pub mod folders;
@@ -24,6 +25,7 @@ pub mod surroundings;
 pub mod sync;
 pub mod upkeep;
 
+pub use board::Board;
 pub use context::Context;
 pub use folders::Folders;
 pub use intake::Intake;

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
+use super::publish::Changes;
 use super::room::Room;
 use super::standby::Heir;
 use crate::error::{Error, Result};
@@ -25,6 +26,8 @@ pub struct Core {
     pub now: Now,
     /// What the turn's events make necessary, to be performed once they are recorded.
     pub effects: Vec<Effect>,
+    /// Whom the turn's events are about.
+    pub changes: Changes,
     /// Records of this turn, not yet written.
     records: Vec<u8>,
     next: Seq,
@@ -132,6 +135,7 @@ impl Core {
             room: Room::new(),
             now,
             effects,
+            changes: Changes::all(),
             records: Vec::new(),
             decided: Vec::new(),
             moment: Moment::default(),
@@ -187,6 +191,7 @@ impl Core {
         self.moment.set(self.now.wall, self.log.term);
         record::encode(&mut self.records, self.next, &self.moment, &event);
         self.next.0 += 1;
+        self.changes.note(&self.state, &event);
         self.state.apply(self.now, event, &mut self.effects);
     }
 

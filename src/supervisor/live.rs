@@ -9,6 +9,7 @@ use std::path::Path;
 
 use mio::{Interest, Poll};
 
+use super::publish::Changes;
 use super::{Supervisor, Wake, recover, unwatch, watch};
 use crate::error::{Error, Result};
 use crate::sys::clock;
@@ -60,7 +61,14 @@ impl Supervisor {
 
     fn live_is_whole(&self) -> bool {
         let folders = &self.settings.folders;
-        let are_there = [folders.replies(), folders.agents(), folders.standbys(), folders.intake(), folders.marks()];
+        let are_there = [
+            folders.replies(),
+            folders.agents(),
+            folders.standbys(),
+            folders.intake(),
+            folders.marks(),
+            folders.board(),
+        ];
         self.lead.is_current() && self.ctl_is_current() && are_there.iter().all(|path| path.exists())
     }
 
@@ -88,6 +96,10 @@ impl Supervisor {
         }
         if !folders.marks().exists() {
             self.hive.agents.copy_marks_to(&folders.marks()).map_err(os)?;
+        }
+        if !folders.board().exists() {
+            self.board.replace(&folders.board()).map_err(os)?;
+            self.hive.core.changes = Changes::all();
         }
         if !self.lead.is_current() {
             self.lead.renew(folders)?;

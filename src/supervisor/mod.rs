@@ -9,6 +9,7 @@ mod core;
 mod lead;
 mod live;
 mod perform;
+mod publish;
 mod recover;
 mod requests;
 mod room;
@@ -38,6 +39,7 @@ use collect::Inlets;
 use core::{Core, Unfinished};
 use lead::Lead;
 use live::Live;
+use publish::{Beside, Publisher};
 use standby::Heir;
 
 /// How a supervisor is to run.
@@ -66,6 +68,7 @@ pub struct Supervisor {
     signals: OwnedFd,
     lead: Lead,
     live: Live,
+    board: Publisher,
 }
 
 /// Everything that a line, once taken, can touch.
@@ -180,6 +183,7 @@ impl Supervisor {
         let full = "(is the live folder's space full?)";
         let mut intake = Intake::open(&folders.intake()).map_err(os(&format!("cannot map the intake {full}")))?;
         let marks = Marks::open(&folders.marks()).map_err(os(&format!("cannot map the marks {full}")))?;
+        let board = Publisher::open(&folders.board()).map_err(os(&format!("cannot map the board {full}")))?;
         let unfinished = Unfinished { answered: marks.answered(), turn: intake.deciding().unwrap_or(Seq(u64::MAX)) };
         let (mut core, answered) = Core::inherit(folders, heir, now(), unfinished)?;
 
@@ -220,7 +224,8 @@ impl Supervisor {
             malformed: 0,
             since,
         };
-        let mut supervisor = Supervisor { settings, hive, poll, intake, inlets, syncer, bell, signals, lead, live };
+        let mut supervisor =
+            Supervisor { settings, hive, poll, intake, inlets, syncer, bell, signals, lead, live, board };
         failpoint::pass("led");
         supervisor.take_left(left, answered.as_ref());
         failpoint::pass("took-left");
@@ -275,7 +280,8 @@ impl Supervisor {
     fn finish_turn(&mut self) -> Result<()> {
         let hive = &mut self.hive;
         hive.core.settle();
-        if let Some(first) = hive.core.unrecorded_from() {
+        let unrecorded = hive.core.unrecorded_from();
+        if let Some(first) = unrecorded {
             self.intake.will_record(first);
             failpoint::pass("decided");
             hive.core
@@ -284,6 +290,9 @@ impl Supervisor {
             self.syncer.written(hive.core.log.file(), hive.core.recorded());
         }
         failpoint::pass("recorded");
+        // Shown before anybody is told.
+        let beside = Beside { since: hive.since, malformed: hive.malformed, clients_cut: hive.clients.cut };
+        self.board.publish(&mut hive.core, beside, unrecorded.is_some());
         hive.perform(&self.poll);
         failpoint::pass("performed");
         hive.agents.flush(&self.poll);
@@ -310,7 +319,9 @@ impl Supervisor {
                 format!("{} is another supervisor's now: left alone", live.display()),
             ));
         }
-        self.settings.folders.remove_live()
+        self.settings.folders.remove_live()?;
+        self.board.close();
+        Ok(())
     }
 
     fn say_who_leads(&self) -> Result<()> {

@@ -179,7 +179,9 @@ impl Hive {
                 Error::new(Code::NoSuchContent, format!("{what}: put it (`hivectl context put`)"))
             };
             let bytes = found.ok().filter(|_| self.context.renew(&given.digest)).ok_or_else(missing)?.len();
-            given.diffs.iter().for_each(|diff| drop(self.context.renew(&diff.digest)));
+            for diff in &given.diffs {
+                self.context.renew(&diff.digest);
+            }
             Ok(Given { bytes, ..given.clone() })
         };
         let given: Vec<Given> = given.iter().map(look).collect::<Result<_>>()?;

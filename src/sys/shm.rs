@@ -5,9 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use memmap2::{MmapMut, MmapRaw};
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
 
@@ -44,6 +44,7 @@ impl Words {
         Ok(Words { map: MmapRaw::map_raw(file)?, count })
     }
 
+    #[inline]
     pub fn at(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.count, "a word of the map");
         // SAFETY: the word lies inside the map, a map begins at a page, so the word is aligned; the map lives as long as
@@ -56,5 +57,30 @@ impl Words {
         assert!(index < self.count, "a word of the map");
         // SAFETY: as in `at`.
         unsafe { AtomicI64::from_ptr(self.map.as_mut_ptr().cast::<i64>().add(index)) }
+    }
+}
+
+/// Words that others write, to be read.
+#[derive(Debug)]
+pub struct View {
+    map: MmapRaw,
+    count: usize,
+}
+
+impl View {
+    /// Maps the first `count` words of a file that never gets shorter.
+    pub fn map(file: &File, count: usize) -> io::Result<View> {
+        if file.metadata()?.len() < (count * 8) as u64 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it must be"));
+        }
+        Ok(View { map: MmapOptions::new().len(count * 8).map_raw_read_only(file)?, count })
+    }
+
+    #[inline]
+    pub fn load(&self, index: usize, order: Ordering) -> u64 {
+        assert!(index < self.count, "a word of the map");
+        // SAFETY: the word lies inside the map and is aligned, as in `Words::at`; it is loaded only, which a map that
+        // cannot be written to allows, and whoever writes to the file does so by atomic operations.
+        unsafe { AtomicU64::from_ptr(self.map.as_ptr().cast_mut().cast::<u64>().add(index)) }.load(order)
     }
 }

@@ -84,6 +84,7 @@ impl Agents {
         if !current || !self.links.contains_key(&agent) {
             return;
         }
+        core.changes.heard(agent);
         let input = match news {
             News::Started(workload) => Input::Started { agent, generation, workload },
             News::Ready(pid) => {
@@ -110,6 +111,7 @@ impl Agents {
             return true;
         };
         let (hosted, generation) = (agent.spec.kind.is_hosted(), agent.generation);
+        core.changes.heard(id);
         let said = match std::str::from_utf8(bytes) {
             Ok(text) => agent::parse(text.strip_suffix('\r').unwrap_or(text), hosted),
             Err(_) => match answered_task(bytes) {
