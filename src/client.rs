@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::error::{Code, Error, Result};
 use crate::json::{Flat, Object};
 use crate::limits::{LEADERLESS_PATIENCE, LINE_MAX};
-use crate::store::Folders;
+use crate::store::{Context, Folders};
 use crate::sys::notify::Watcher;
 use crate::sys::process::{Pid, Process, my_pid};
 use crate::sys::{self, clock, fifo, lock};
@@ -208,22 +208,30 @@ impl Client {
         })
     }
 
-    /// One request; `fields` writes what belongs to its operation.
+    /// One request; `fields` writes what belongs to its operation. What is longer than a line goes by reference.
     pub fn encode(&self, tag: u64, op: &str, fields: impl FnOnce(&mut Object)) -> Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let mut o = Object::open(&mut text);
+        fields(o.str("op", op));
+        o.close();
+        let line = self.line(tag, &text);
+        if line.len() <= LINE_MAX {
+            return Ok(line);
+        }
+        let stored = Context::at(&self.folders.context).put(&text);
+        let digest = stored.map_err(|e| Error::os("cannot store the request in the context store", e))?;
+        Ok(self.line(tag, format!("{{\"op\":\"{op}\",\"more\":\"{digest}\"}}").as_bytes()))
+    }
+
+    /// The line of a request whose fields are these.
+    fn line(&self, tag: u64, fields: &[u8]) -> Vec<u8> {
         // The newline before it ends whatever garbage somebody may have left in the pipe without one.
         let mut line = vec![b'\n'];
         let mut o = Object::open(&mut line);
-        o.str("op", op).str("reply", &self.name).num("tag", tag);
-        fields(&mut o);
+        o.str("reply", &self.name).num("tag", tag).more(b",").more(&fields[1..fields.len() - 1]);
         o.close();
         line.push(b'\n');
-        if line.len() > LINE_MAX {
-            return Err(Error::new(
-                Code::BadRequest,
-                format!("the request is longer than {LINE_MAX} bytes: say less in its options"),
-            ));
-        }
-        Ok(line)
+        line
     }
 
     pub fn send(&mut self, tag: u64, op: &str, fields: impl FnOnce(&mut Object)) -> Result<()> {
@@ -256,7 +264,12 @@ impl Client {
 
     /// Asks, and waits for the answer.
     pub fn ask(&mut self, op: &str, fields: impl FnOnce(&mut Object)) -> Result<Answer> {
-        self.send(1, op, fields)?;
+        self.ask_as(1, op, fields)
+    }
+
+    /// The same under a tag of its own, where other requests follow: their answers cannot be taken for this one's, said twice.
+    pub fn ask_as(&mut self, tag: u64, op: &str, fields: impl FnOnce(&mut Object)) -> Result<Answer> {
+        self.send(tag, op, fields)?;
         self.answer()?.accepted()
     }
 

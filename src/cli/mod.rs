@@ -4,6 +4,7 @@
 mod context;
 mod events;
 mod foreground;
+mod given;
 mod launch;
 mod lock;
 mod logs;

@@ -20,7 +20,7 @@ pub fn command(command: Command) -> Command {
 
 pub fn run(call: &mut Call) -> Result<i32> {
     let mut client = call.connect()?;
-    let common = Common::of(call)?;
+    let common = Common::of(call, &mut client)?;
     let text = text(call)?;
     let status = StatusLine::new();
     // Before anything is asked for: from then on there is something to cancel.

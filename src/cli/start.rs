@@ -9,8 +9,8 @@ use crate::client::{self, Answer, Client};
 use crate::error::{Code, Error, Result};
 use crate::json::{Flat, Object};
 use crate::limits;
+use crate::store::Context;
 use crate::store::surroundings::Surroundings;
-use crate::store::{Context, Folders};
 use crate::supervisor::{self, Settings};
 use crate::sys;
 use crate::sys::{clock, process};
@@ -70,7 +70,7 @@ pub fn run(call: &mut Call) -> Result<i32> {
         None => launch(&call.folders, &supervisor_options(call))?,
     }
     let mut client = call.connect()?.impatient();
-    let answer = match request.ask(&mut client, &call.folders) {
+    let answer = match client.ask("pool-start", |o| request.write(o)) {
         // Nothing of a hive stays that was not to be.
         Err(e) if e.code == Code::BadRequest => {
             let supervisor =
@@ -217,22 +217,6 @@ impl Pool {
         Err(Error::new(Code::BadRequest, wrong))
     }
 
-    /// A command may be longer than a line: then the request's fields go by reference.
-    fn ask(&self, client: &mut Client, folders: &Folders) -> Result<Answer> {
-        let mut fields = Vec::new();
-        let mut o = Object::open(&mut fields);
-        self.write(o.str("op", "pool-start"));
-        o.close();
-        if fields.len() + limits::NOTE_MAX < limits::LINE_MAX {
-            return client.ask("pool-start", |o| self.write(o));
-        }
-        let digest = Context::at(&folders.context).put(&fields);
-        let digest = digest.map_err(|e| Error::os("cannot store the request in the context store", e))?;
-        client.ask("pool-start", |o| {
-            o.str("more", &digest);
-        })
-    }
-
     fn write(&self, o: &mut Object) {
         if let Some(count) = self.count {
             o.num("n", count);
@@ -279,7 +263,7 @@ fn foreground(call: &mut Call, request: Pool) -> Result<i32> {
     let (folders, json) = (call.folders.clone(), call.json);
     supervisor::run(settings, move || {
         let asked = std::thread::Builder::new().name("start".into()).spawn(move || {
-            match Client::connect(&folders).and_then(|mut client| request.ask(&mut client, &folders)) {
+            match Client::connect(&folders).and_then(|mut client| client.ask("pool-start", |o| request.write(o))) {
                 Ok(answer) => {
                     let (line, complaints) = pool::settled_lines(&folders.hive, json, &answer);
                     println!("{line}");

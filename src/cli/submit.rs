@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 
 use clap::{Arg, ArgAction, Command, value_parser};
 
+use super::given::Contexts;
 use super::{Call, exit, outcome};
 use crate::client::{Answer, Client};
 use crate::error::{Code, Error, Result};
@@ -42,7 +43,7 @@ pub fn options(command: Command) -> Command {
     let option = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).help(help)
     };
-    command
+    super::given::option(command)
         .arg(option("name", "NAME", "A name to show beside its number"))
         .arg(option("agent", "A", "Only this agent may run it (its number or name)"))
         .arg(
@@ -80,10 +81,11 @@ pub struct Common {
     priority: Option<i32>,
     retries: Option<u32>,
     surroundings: String,
+    contexts: Contexts,
 }
 
 impl Common {
-    pub fn of(call: &Call) -> Result<Common> {
+    pub fn of(call: &Call, client: &mut Client) -> Result<Common> {
         let here = Surroundings::here().map_err(|e| Error::os("cannot tell the working directory", e))?;
         let stored = here.store(&Context::at(&call.folders.context));
         Ok(Common {
@@ -94,6 +96,7 @@ impl Common {
             priority: call.args.get_one("priority").copied(),
             retries: call.args.get_one("retries").copied(),
             surroundings: stored.map_err(|e| Error::os("cannot store this environment in the context store", e))?,
+            contexts: Contexts::of(call, client)?,
         })
     }
 
@@ -112,6 +115,7 @@ impl Common {
             o.num("retries", retries);
         }
         o.str("surroundings", &self.surroundings);
+        self.contexts.write(o);
     }
 }
 
@@ -144,7 +148,7 @@ fn by_reference_if_needed(text: String, context: &Context) -> io::Result<String>
 
 pub fn run(call: &mut Call) -> Result<i32> {
     let mut client = call.connect()?;
-    let common = Common::of(call)?;
+    let common = Common::of(call, &mut client)?;
     if call.flag("stdin") {
         return Batch::new(call, client, common).run();
     }

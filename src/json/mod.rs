@@ -98,6 +98,16 @@ impl<'a> Object<'a> {
         self.out
     }
 
+    /// A name of somebody else's.
+    pub fn any_key(&mut self, name: &str) -> &mut Vec<u8> {
+        if !std::mem::replace(&mut self.first, false) {
+            self.out.push(b',');
+        }
+        quote(self.out, name);
+        self.out.push(b':');
+        self.out
+    }
+
     #[inline(always)]
     pub fn str(&mut self, name: &str, text: &str) -> &mut Self {
         quote(self.key(name), text);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{limits, reference};
 use crate::error::Code;
-use crate::json::Object;
+use crate::json::{Object, quote};
 use crate::model::{Agent, Body, Course, Ended, Limit, Limits, Phase, State, Task, TaskId, TaskState, Verdict};
 use crate::time;
 
@@ -117,7 +117,7 @@ pub fn task(out: &mut Vec<u8>, task: &Task) {
     if !task.contexts().is_empty() {
         let mut contexts = Object::open(o.key("context"));
         for given in task.contexts() {
-            contexts.str(&given.name, &format!("REF:{}", given.digest));
+            quote(contexts.any_key(&given.name), &format!("REF:{}", given.digest));
         }
         contexts.close();
     }
@@ -172,7 +172,9 @@ pub fn contexts(out: &mut Vec<u8>, tag: &str, state: &State, names: &[String]) {
     ok(out, tag, |o| {
         let mut versions = Object::open(o.key("contexts"));
         for name in names.iter().filter(|_| !state.spec.kind.is_hosted()) {
-            versions.strings(name, state.contexts.of(name).rev().map(|digest| digest.as_ref()));
+            let digests = state.contexts.of(name).rev().map(|digest| format!("\"{digest}\""));
+            let list = format!("[{}]", digests.collect::<Vec<_>>().join(","));
+            versions.any_key(name).extend_from_slice(list.as_bytes());
         }
         versions.close();
     });
