@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import typing
 
 RESULT_INLINE_MAX = 2048
 NOTE_MAX = 500
@@ -33,9 +34,12 @@ def serve(handler, *, labels=()):
     def task(id, text):
         wire.answer(handler, Task(id, text, contexts, wire))
 
-    def context(id, name_and_reference):
-        name, _, reference = name_and_reference.partition(b" ")
-        contexts[name.decode("utf-8", "surrogateescape")] = reference
+    def context(id, text):
+        name, reference, *more = text.split()
+        more = dict(word.partition(b"=")[::2] for word in more)
+        held = contexts.get(name.decode("utf-8", "surrogateescape"))
+        diff = more.get(b"diff") if held and held.reference == more.get(b"base") else None
+        contexts[name.decode("utf-8", "surrogateescape")] = _Context(reference, diff, id)
 
     verbs = {
         b"TASK": task,
@@ -51,10 +55,17 @@ def serve(handler, *, labels=()):
         if verb == b"STOP":
             break
         id, _, text = rest.partition(b" ")
-        if verb in verbs and id:
+        if verb in verbs and id and (verb != b"CONTEXT" or len(text.split()) > 1):
             verbs[verb](id.decode("utf-8", "surrogateescape"), text)
         else:
             _log(f"hive.py: ignored a line that starts with {line[:40]!r}")
+
+
+class _Context(typing.NamedTuple):
+    """What the agent holds under a name; and the difference by which it came, with that task."""
+    reference: bytes
+    diff: typing.Optional[bytes]
+    task: str
 
 
 class Task:
@@ -74,12 +85,22 @@ class Task:
     def text(self):
         return self.bytes.decode("utf-8", "surrogateescape")
 
+    @property
+    def contexts(self):
+        """The contexts that the agent holds: names, and the paths of their files."""
+        return {name: _path(held.reference) for name, held in self._contexts.items()}
+
     def context(self, name):
         """The content of a context, as bytes."""
-        path = _path(self._contexts.get(name, b""))
+        path = self.contexts.get(name)
         if path is None:
             raise LookupError(f"no context {name}")
         return _read(path)
+
+    def changes(self, name):
+        """What this task changed in a context that the agent held before: a unified diff, as bytes; else None."""
+        held = self._contexts.get(name)
+        return _read(_path(held.diff)) if held and held.diff and held.task == self.id else None
 
     def progress(self, percent, text=""):
         self._wire.say("PROGRESS", self.id, int(percent), _note(text))
@@ -122,6 +143,8 @@ class _Wire:
 
     def answer(self, handler, task):
         os.environ["HIVE_TASK"] = task.id
+        for name, path in task.contexts.items():  # for tools: HIVE_CONTEXT_NOTES is where `notes` is
+            os.environ["HIVE_CONTEXT_" + re.sub("[^A-Z0-9]", "_", name.upper())] = path or ""
         try:
             result = _result(handler(task))
         except (Exception, SystemExit) as error:  # a handler that calls sys.exit fails its task, not the agent

@@ -8,15 +8,17 @@
 # handler TEXT ID  answers one task: stdout is the result, status 0 is done; anything else is failed, for the reason in
 # the last line of its stderr. Stdin is empty. A short line loses its final newline; any other result arrives byte for byte.
 # A long text comes whole in TEXT (up to its first NUL), and $HIVE_TEXT_FILE then names the file that holds it.
-# The tools that it runs see HIVE_TASK, the task's id. Within it:
+# The tools that it runs see HIVE_TASK, the task's id, and the path of each context `notes` that the agent holds in
+# HIVE_CONTEXT_NOTES. Within it:
 #     hive_progress PERCENT [TEXT]              hive_usage in=N out=N [cache=N] [usd=X]
 #     hive_context NAME   path of that context  hive_ref FILE     store a file (`-`: stdin), print its REF:...
 #     hive_fetch REF      path of that content
+#     hive_changes NAME   path of what this task changed in a context the agent held before (a unified diff); else status 1
 #
 # Owns the wire of one agent: whole lines, each one write(2), from descriptors that no tool inherits.
 # Invariant: lines are handled in order, one at a time, so a PONG says that every task sent before the PING is answered.
 
-declare -A _hive_contexts=()
+declare -A _hive_contexts=() _hive_diffs=()
 
 hive_serve() {
     local handler=$1 line verb id text
@@ -34,7 +36,7 @@ hive_serve() {
         id=${line%% *} text=${line#"$id"} text=${text# }
         case $verb in
             TASK) _hive_task "$handler" "$id" "$text" ;;
-            CONTEXT) [[ $text == ?*' '?* ]] && _hive_contexts[${text%% *}]=${text#* } ;;
+            CONTEXT) [[ $text == ?*' '?* ]] && _hive_hold "$id" "${text%% *}" "${text#* }" ;;
             PING) _hive_say PONG "$id" ;;
             STOP) return 0 ;;
             CANCEL | CHECKPOINT | INJECT | PAUSE | RESTORE | RESUME) ;; # nothing was declared: nothing to do
@@ -49,8 +51,13 @@ hive_progress() { _hive_note "${2-}" && _hive_say PROGRESS "$HIVE_TASK" "$1" ${_
 hive_usage() { _hive_say USAGE "$HIVE_TASK" "$@"; }
 
 hive_context() {
-    [[ ${1-} && ${_hive_contexts[$1]-} ]] || { echo "no context ${1-}" >&2; return 1; }
-    hive_fetch "${_hive_contexts[$1]}"
+    [[ ${1-} && ${_hive_contexts[=$1]-} ]] || { echo "no context ${1-}" >&2; return 1; }
+    hive_fetch "${_hive_contexts[=$1]}"
+}
+
+hive_changes() {
+    [[ ${_hive_diffs[=${1-}]-} == "$HIVE_TASK "* ]] || { echo "no changes in context ${1-}" >&2; return 1; }
+    hive_fetch "${_hive_diffs[=$1]#* }"
 }
 
 hive_fetch() {
@@ -70,6 +77,26 @@ hive_ref() (
     exit 1
 )
 
+# ID NAME "REF [base=REF diff=REF]": hold a context, and for that task what it changed.
+_hive_hold() {
+    local ref=${3%% *} rest=" ${3#"${3%% *}"} " base diff
+    base=${rest##* base=} diff=${rest##* diff=}
+    _hive_diffs[=$2]=
+    if [[ $rest == *' diff='* && ${base%% *} == "${_hive_contexts[=$2]-}" ]]; then
+        _hive_diffs[=$2]="$1 ${diff%% *}"
+    fi
+    _hive_contexts[=$2]=$ref
+}
+
+# For the tools of a handler: where each context is.
+_hive_export_contexts() {
+    local name variable path
+    for name in "${!_hive_contexts[@]}"; do
+        path=${_hive_contexts[$name]} name=${name#=} variable=${name^^}
+        export "HIVE_CONTEXT_${variable//[!A-Z0-9]/_}=$HIVE_CONTEXT/${path:4:2}/${path:6}"
+    done
+}
+
 # HANDLER ID TEXT: run one task and answer it.
 _hive_task() {
     local handler=$1 id=$2 text=$3 out=$_hive_scratch.out err=$_hive_scratch.err kept shown tee status=0 reason i HIVE_TEXT_FILE=
@@ -88,6 +115,7 @@ _hive_task() {
         trap - USR1 USR2 # ... so they get the default back: what is ignored at exec, a tool that is a shell cannot trap
         exec {_hive_in}<&- {_hive_out}>&- 2>&"$shown" {shown}>&-
         export HIVE_TASK=$id
+        _hive_export_contexts
         "$handler" "$text" "$id"
     ) >"$out" &
     set +m # or wait would return when the handler is merely stopped

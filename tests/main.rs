@@ -27,6 +27,7 @@ mod cases {
     mod rules;
     mod run;
     mod scale;
+    mod sharing;
     mod start;
     mod state;
     mod status;
