@@ -7,6 +7,7 @@ mod cases {
     //! What hive does, subject by subject.
 
     mod badinput;
+    mod board;
     mod cancel;
     mod containment;
     mod context;
