@@ -373,6 +373,10 @@ fn read<const N: usize>(words: &View, at: usize) -> Option<[u64; N]> {
 pub struct Board {
     path: PathBuf,
     words: View,
+    /// In words: where the hive's block is, where the rows are, how long one is.
+    hive_at: usize,
+    rows_at: usize,
+    row_words: usize,
     rows: usize,
 }
 
@@ -392,20 +396,22 @@ impl Board {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(cannot)?;
         let words = View::map(&file, head::WORDS).map_err(cannot)?;
         let head = |at: usize| words.load(at, Acquire);
-        let known = [MAGIC, HIVE_AT as u64 * 8, HIVE_WORDS as u64 * 8, ROWS_AT as u64 * 8, ROW_WORDS as u64 * 8];
-        if [head::MAGIC, head::HIVE_AT, head::HIVE_BYTES, head::ROWS_AT, head::ROW_BYTES].map(head) != known {
+        let word = |at: usize| head(at) as usize / 8;
+        let fits = word(head::HIVE_BYTES) >= HIVE_WORDS && word(head::ROW_BYTES) >= ROW_WORDS;
+        if head(head::MAGIC) != MAGIC || !fits {
             let why = "it is of another version, or is just being made";
             return Err(Error::new(Code::Internal, format!("cannot read the board {}: {why}", path.display())));
         }
+        let (hive_at, rows_at, row_words) = (word(head::HIVE_AT), word(head::ROWS_AT), word(head::ROW_BYTES));
         let rows = head(head::ROWS) as usize;
-        let words = View::map(&file, ROWS_AT + rows * ROW_WORDS).map_err(cannot)?;
-        Ok(Board { path: path.to_owned(), words, rows })
+        let words = View::map(&file, rows_at + rows * row_words).map_err(cannot)?;
+        Ok(Board { path: path.to_owned(), words, hive_at, rows_at, row_words, rows })
     }
 
     /// The hive as a whole, as it is now.
     pub fn hive(&mut self) -> Result<HiveRow> {
         self.keep_up()?;
-        let words = read(&self.words, HIVE_AT).ok_or_else(|| self.unfinished())?;
+        let words = read(&self.words, self.hive_at).ok_or_else(|| self.unfinished())?;
         Ok(HiveRow::read(&words))
     }
 
@@ -416,7 +422,8 @@ impl Board {
         if agent == 0 || agent as usize > self.rows {
             return Ok(None);
         }
-        let words = read(&self.words, place(agent)).ok_or_else(|| self.unfinished())?;
+        let at = self.rows_at + (agent as usize - 1) * self.row_words;
+        let words = read(&self.words, at).ok_or_else(|| self.unfinished())?;
         Ok(AgentRow::read(&words))
     }
 

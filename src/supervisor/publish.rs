@@ -10,11 +10,39 @@ use crate::model::{self, Agent, AgentId, Course, Event, State};
 use crate::store::board::{AgentRow, HiveRow, Name, Sharing, Tokens, Writer};
 use crate::sys::process;
 
+/// Agents, each once, in the order in which they came.
+#[derive(Default)]
+struct Set {
+    list: Vec<AgentId>,
+    has: Vec<bool>,
+}
+
+impl Set {
+    #[inline]
+    fn add(&mut self, agent: AgentId) {
+        let at = agent.0 as usize;
+        if at >= self.has.len() {
+            self.has.resize(at + 1, false);
+        }
+        if !std::mem::replace(&mut self.has[at], true) {
+            self.list.push(agent);
+        }
+    }
+
+    fn has(&self, agent: AgentId) -> bool {
+        self.has.get(agent.0 as usize).is_some_and(|has| *has)
+    }
+
+    fn clear(&mut self) {
+        self.list.drain(..).for_each(|agent| self.has[agent.0 as usize] = false);
+    }
+}
+
 /// What has changed since the board was last written.
 #[derive(Default)]
 pub struct Changes {
-    agents: Vec<AgentId>,
-    heard: Vec<AgentId>,
+    agents: Set,
+    heard: Set,
     all: bool,
 }
 
@@ -57,15 +85,15 @@ impl Changes {
             | Event::AwaitedRoom { .. }
             | Event::AwaitedReady { .. } => None,
         };
-        self.agents.extend(agent.filter(|agent| self.agents.last() != Some(agent)));
+        if let Some(agent) = agent {
+            self.agents.add(agent);
+        }
     }
 
     /// An agent, or its host, has said something.
     #[inline]
     pub fn heard(&mut self, agent: AgentId) {
-        if self.heard.last() != Some(&agent) {
-            self.heard.push(agent);
-        }
+        self.heard.add(agent);
     }
 }
 
@@ -79,13 +107,14 @@ pub struct Beside {
 
 pub struct Publisher {
     board: Writer,
+    pid: i32,
     /// As it was written last.
     beside: Beside,
 }
 
 impl Publisher {
     pub fn open(path: &Path) -> std::io::Result<Publisher> {
-        Ok(Publisher { board: Writer::open(path)?, beside: Beside::default() })
+        Ok(Publisher { board: Writer::open(path)?, pid: process::my_pid().0, beside: Beside::default() })
     }
 
     /// Another file takes its place.
@@ -102,7 +131,7 @@ impl Publisher {
     /// Writes what the turn changed.
     pub fn publish(&mut self, core: &mut Core, beside: Beside, recorded: bool) {
         let changes = &mut core.changes;
-        if !recorded && changes.heard.is_empty() && beside == self.beside {
+        if !recorded && changes.heard.list.is_empty() && beside == self.beside {
             return;
         }
         self.beside = beside;
@@ -110,18 +139,14 @@ impl Publisher {
         if std::mem::take(&mut changes.all) {
             self.write_all(&core.state);
         }
-        for list in [&mut changes.agents, &mut changes.heard] {
-            list.sort_unstable();
-            list.dedup();
-        }
-        let only_heard = changes.heard.iter().filter(|agent| changes.agents.binary_search(agent).is_err());
-        for id in changes.agents.iter().chain(only_heard) {
-            let heard = changes.heard.binary_search(id).is_ok().then_some(now);
+        let only_heard = changes.heard.list.iter().filter(|agent| !changes.agents.has(**agent));
+        for id in changes.agents.list.iter().chain(only_heard) {
+            let heard = changes.heard.has(*id).then_some(now);
             self.write_agent(&core.state, *id, heard);
         }
         changes.agents.clear();
         changes.heard.clear();
-        self.board.write_hive(&hive_row(core, beside));
+        self.board.write_hive(&hive_row(core, beside, self.pid));
     }
 
     fn write_all(&mut self, state: &State) {
@@ -148,11 +173,11 @@ impl Publisher {
     }
 }
 
-fn hive_row(core: &Core, beside: Beside) -> HiveRow {
+fn hive_row(core: &Core, beside: Beside, pid: i32) -> HiveRow {
     let state = &core.state;
     let counts = &state.counts;
     HiveRow {
-        pid: process::my_pid().0,
+        pid,
         term: core.log.term.0,
         since: beside.since,
         state: Name::of(match state.course {

@@ -1,5 +1,6 @@
 //! Owns the list of groups; each is a file that says what is compared with what, and what a good figure is.
 
+mod board;
 mod command;
 mod context;
 mod dispatch;
@@ -15,7 +16,7 @@ mod throughput;
 use crate::runner::Group;
 
 /// In the order in which they are run.
-pub const ALL: [Group; 11] = [
+pub const ALL: [Group; 12] = [
     dispatch::GROUP,
     throughput::GROUP,
     oneshot::GROUP,
@@ -23,6 +24,7 @@ pub const ALL: [Group; 11] = [
     context::GROUP,
     pool::GROUP,
     state::GROUP,
+    board::GROUP,
     lock::GROUP,
     recovery::GROUP,
     takeover::GROUP,
