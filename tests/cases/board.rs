@@ -3,7 +3,7 @@
 use hive::store::{Board, Folders};
 use serde_json::Value;
 
-use super::takeover::kill_supervisor;
+use super::takeover::{kill_supervisor, remove_live};
 use crate::harness::{Cmd, Hive, python, wait_until};
 
 fn folders(hive: &Hive) -> Folders {
@@ -136,7 +136,7 @@ fn a_reader_goes_along_with_growth_and_a_new_leader_and_a_new_file() {
     hive.pool_start::<&str>([]).exits(0);
     assert_eq!((board.hive().unwrap().term, stats(&hive)["led"].clone()), (2, true.into()));
 
-    std::fs::remove_dir_all(hive.live()).unwrap();
+    remove_live(&hive);
     wait_until("it is made again", || hive.live().join("leader").exists() && hive.live().join("board").exists());
     hive.run(["run", "true"]).exits(0);
     assert_eq!(numbers(&mut board), [1, 2]);
