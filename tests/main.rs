@@ -7,6 +7,7 @@ mod cases {
     //! What hive does, subject by subject.
 
     mod badinput;
+    mod barrier;
     mod cancel;
     mod containment;
     mod context;
@@ -15,6 +16,7 @@ mod cases {
     mod failpoints;
     mod formats;
     mod hosts;
+    mod inject;
     mod kits;
     mod limits;
     mod lines;

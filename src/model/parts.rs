@@ -6,11 +6,15 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::{Agent, AgentId, AllWait, Counts, Course, Deadline, ReplyTo, Spec, State, Task, TaskId, TaskState};
+use super::{
+    Agent, AgentId, AllWait, Barrier, BarrierId, Counts, Course, Deadline, ReplyTo, Seq, Spec, State, Steering, Task,
+    TaskId, TaskState,
+};
 
 /// All of a state but its tasks and agents, and what follows from those.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Frame {
+    pub seq: Seq,
     pub course: Course,
     pub boot: Option<Arc<str>>,
     pub unclaimed: Option<u32>,
@@ -26,12 +30,16 @@ pub struct Frame {
     pub room_waits: Vec<ReplyTo>,
     pub ready_waits: Vec<ReplyTo>,
     pub rolling: VecDeque<AgentId>,
+    pub barrier: Option<Box<Barrier>>,
+    pub last_barrier: BarrierId,
+    pub steering: Steering,
     pub surroundings: BTreeSet<Arc<str>>,
 }
 
 impl State {
     pub fn frame(&self) -> Frame {
         let State {
+            seq,
             course,
             boot,
             unclaimed,
@@ -51,9 +59,13 @@ impl State {
             room_waits,
             ready_waits,
             rolling,
+            barrier,
+            last_barrier,
+            steering,
             surroundings,
         } = self;
         Frame {
+            seq: *seq,
             course: course.clone(),
             boot: boot.clone(),
             unclaimed: *unclaimed,
@@ -68,6 +80,9 @@ impl State {
             room_waits: room_waits.clone(),
             ready_waits: ready_waits.clone(),
             rolling: rolling.clone(),
+            barrier: barrier.clone(),
+            last_barrier: *last_barrier,
+            steering: steering.clone(),
             surroundings: surroundings.clone(),
         }
     }
@@ -113,6 +128,7 @@ impl Frame {
     /// A state without tasks and agents, to be given them.
     pub fn into_state(self) -> State {
         State {
+            seq: self.seq,
             course: self.course,
             boot: self.boot,
             unclaimed: self.unclaimed,
@@ -127,6 +143,9 @@ impl Frame {
             room_waits: self.room_waits,
             ready_waits: self.ready_waits,
             rolling: self.rolling,
+            barrier: self.barrier,
+            last_barrier: self.last_barrier,
+            steering: self.steering,
             surroundings: self.surroundings,
             ..State::default()
         }

@@ -297,7 +297,7 @@ fn end_of_last_line(intake: &Intake, taken: Carried) -> Carried {
 
 /// Whether a line on `ctl` claims to be a request: then nothing inside it is taken for another.
 pub(super) fn begins_as_request(line: &[u8]) -> bool {
-    line.starts_with(b"{") || line.starts_with(b"submit ") || line.starts_with(b"cancel ")
+    [&b"{"[..], b"submit ", b"cancel ", b"inject ", b"checkpoint"].iter().any(|verb| line.starts_with(verb))
 }
 
 /// The task that an agent's line says it has ended, read from the line's beginning alone.

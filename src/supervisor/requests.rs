@@ -124,6 +124,9 @@ impl Hive {
                 Input::Restart { agent, rolling, to }
             }
             Op::Stop(mode) => Input::Stop { mode, to },
+            Op::Checkpoint { .. } | Op::Inject { .. } | Op::PauseAtCheckpoint { .. } | Op::Resume { .. } => {
+                self.steering(op, to)?
+            }
         };
         Ok(self.core.feed(input)?)
     }
@@ -136,6 +139,19 @@ impl Hive {
     }
 
     /// A text that cannot be a field of a line goes by reference from here on.
+    pub(super) fn as_field(&self, text: Arc<str>) -> Result<Arc<str>> {
+        if let Some(digest) = reference(&text) {
+            // Named now, and only soon in the log: no clearing shall take it in between.
+            self.context.renew(digest);
+            return Ok(text);
+        }
+        if fits_inline(&text, limits::TEXT_INLINE_MAX) {
+            return Ok(text);
+        }
+        let stored = self.context.put(text.as_bytes());
+        Ok(format!("REF:{}", stored.map_err(|e| Error::os("cannot store the text", e))?).into())
+    }
+
     fn submission(
         &self,
         text: Arc<str>,
@@ -144,16 +160,7 @@ impl Hive {
         agent: Option<Arc<str>>,
         to: Option<ReplyTo>,
     ) -> Result<Input> {
-        let text = if let Some(digest) = reference(&text) {
-            // Named now, and only soon in the log: no clearing shall take it in between.
-            self.context.renew(digest);
-            text
-        } else if fits_inline(&text, limits::TEXT_INLINE_MAX) {
-            text
-        } else {
-            let stored = self.context.put(text.as_bytes());
-            format!("REF:{}", stored.map_err(|e| Error::os("cannot store the task's text", e))?).into()
-        };
+        let text = self.as_field(text)?;
         if let Some(name) = agent {
             let id = self.agent_called(&name)?;
             options.get_or_insert_default().target = Target::Agent(id);
@@ -161,7 +168,7 @@ impl Hive {
         Ok(Input::Submit(Submit { text, options, to, waits }))
     }
 
-    fn agent_called(&self, name: &str) -> Result<AgentId> {
+    pub(super) fn agent_called(&self, name: &str) -> Result<AgentId> {
         if let Ok(number) = name.parse() {
             return Ok(AgentId(number));
         }
@@ -223,6 +230,6 @@ impl Hive {
     }
 }
 
-fn asker(to: Option<ReplyTo>) -> Result<ReplyTo> {
+pub(super) fn asker(to: Option<ReplyTo>) -> Result<ReplyTo> {
     to.ok_or_else(|| Error::new(Code::BadRequest, "this request asks for an answer and needs \"reply\""))
 }
