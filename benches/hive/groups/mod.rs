@@ -1,5 +1,6 @@
 //! Owns the list of groups; each is a file that says what is compared with what, and what a good figure is.
 
+mod barrier;
 mod command;
 mod context;
 mod dispatch;
@@ -24,6 +25,7 @@ pub const ALL: [Group; 11] = [
     pool::GROUP,
     state::GROUP,
     lock::GROUP,
+    barrier::GROUP,
     recovery::GROUP,
     takeover::GROUP,
     idle::GROUP,
