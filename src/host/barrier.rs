@@ -5,10 +5,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 
 use super::Host;
 use crate::model::{BarrierId, Kind};
@@ -16,7 +16,7 @@ use crate::sys::{process, signal};
 use crate::wire::host::News;
 
 pub struct Bell {
-    pub rings: OwnedFd,
+    pub rings: SignalFd,
     /// The number of the barrier that is open, or 0.
     file: File,
     open: BarrierId,
@@ -24,7 +24,7 @@ pub struct Bell {
 
 impl Bell {
     pub fn new(file: File) -> io::Result<Bell> {
-        let rings = signal::doorbell(&[Signal::SIGUSR1, Signal::SIGUSR2])?;
+        let rings = signal::blocked_doorbell(&[Signal::SIGUSR1, Signal::SIGUSR2])?;
         Ok(Bell { rings, file, open: BarrierId(0) })
     }
 
@@ -44,7 +44,7 @@ impl Bell {
 impl Host {
     /// A program that reads its own lines answers for itself.
     pub(super) fn rung(&mut self) {
-        signal::hush(&self.bell.rings);
+        while matches!(self.bell.rings.read_signal(), Ok(Some(_))) {}
         if !self.orders.spec.kind.is_hosted() {
             return;
         }

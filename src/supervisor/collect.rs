@@ -15,7 +15,7 @@ use crate::limits::LINE_MAX;
 use crate::model::AgentId;
 use crate::store::Intake;
 use crate::store::intake::{Begun, Carried, Left, Source};
-use crate::sys::failpoint;
+use crate::sys::{self, failpoint};
 use crate::wire::host::Report;
 
 const CTL: Source = Source(1);
@@ -150,6 +150,10 @@ impl Supervisor {
                 Wake::Signals => self.heard_signal(),
                 Wake::Bell => self.heard_bell()?,
             }
+        }
+        // Who was rung for at once answers at once: all are let speak, and taken in one turn.
+        if self.hive.core.state.barrier.as_ref().is_some_and(|open| open.rung) {
+            sys::let_others_run();
         }
         for _ in 0..self.inlets.pending.len() {
             let Some(source) = self.inlets.pending.pop_front() else {

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub const KILL: i32 = Signal::SIGKILL as i32;
 pub const XCPU: i32 = Signal::SIGXCPU as i32;
@@ -18,6 +19,14 @@ pub fn doorbell(signals: &[Signal]) -> io::Result<OwnedFd> {
         signal_hook::low_level::pipe::register(*signal as i32, OwnedFd::from(ring.try_clone()?))?;
     }
     Ok(bell.into())
+}
+
+/// The same for signals that nothing else in this process is to hear, with no handler in between: they are blocked. Before
+/// any other thread is started.
+pub fn blocked_doorbell(signals: &[Signal]) -> io::Result<SignalFd> {
+    let set: SigSet = signals.iter().copied().collect();
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
 /// Takes what rang.
