@@ -45,10 +45,6 @@ impl Child {
         Err(failure("a process did not come to wait for a lock"))
     }
 
-    pub fn pid(&self) -> Pid {
-        self.0
-    }
-
     pub fn wait(self) -> Result<()> {
         let ended = wait_for(self.0);
         // Ended and reaped: its pid may already be somebody else's.

@@ -16,7 +16,7 @@ mod throughput;
 use crate::runner::Group;
 
 /// In the order in which they are run.
-pub const ALL: [Group; 11] = [
+pub const ALL: [Group; 12] = [
     dispatch::GROUP,
     throughput::GROUP,
     oneshot::GROUP,
