@@ -44,7 +44,7 @@ impl Bell {
 impl Host {
     /// A program that reads its own lines answers for itself.
     pub(super) fn rung(&mut self) {
-        while matches!(self.bell.rings.read_signal(), Ok(Some(_))) {}
+        signal::hush_blocked(&self.bell.rings);
         if !self.orders.spec.kind.is_hosted() {
             return;
         }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 
 pub const KILL: i32 = Signal::SIGKILL as i32;
 pub const XCPU: i32 = Signal::SIGXCPU as i32;
@@ -33,6 +33,12 @@ pub fn blocked_doorbell(signals: &[Signal]) -> io::Result<SignalFd> {
 pub fn hush(bell: &impl AsFd) {
     let mut bytes = [0; 64];
     while matches!(super::read(bell, &mut bytes), Ok(n) if n > 0) {}
+}
+
+/// The same for such a bell: at once all that can be pending.
+pub fn hush_blocked(bell: &SignalFd) {
+    let mut signals = [0; 64 * size_of::<siginfo>()];
+    let _ = super::read(bell, &mut signals);
 }
 
 /// Ignores a signal for this process. Workloads get defaults again when they are started.

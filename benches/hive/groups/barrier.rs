@@ -16,8 +16,10 @@ pub const GROUP: Group = Group {
     pairs,
 };
 
-/// Whoever answered goes back to sleep between two barriers.
-const REST: Duration = Duration::from_millis(5);
+/// Whoever answered is released, and goes back to sleep, between two barriers.
+fn rest(agents: usize) {
+    std::thread::sleep(Duration::from_micros(5000 + 50 * agents as u64));
+}
 
 fn pairs(config: &Config) -> Vec<Pair> {
     let samples = config.pick(20, 100);
@@ -40,7 +42,7 @@ fn hive(agents: usize, samples: usize) -> Result<Sampler> {
         let _placed = Placement::OneCore.enter()?;
         (0..samples)
             .map(|_| {
-                std::thread::sleep(REST);
+                rest(agents);
                 client.checkpoint()
             })
             .collect()
@@ -54,7 +56,7 @@ fn floor(agents: usize, samples: usize) -> Result<Sampler> {
         let _placed = Placement::OneCore.enter()?;
         (0..samples)
             .map(|_| {
-                std::thread::sleep(REST);
+                rest(agents);
                 let start = Instant::now();
                 ring.round()?;
                 Ok(start.elapsed().as_secs_f64() * 1e6)
