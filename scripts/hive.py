@@ -6,15 +6,29 @@
 The handler gets a Task and returns str, bytes or None; an exception fails the task with its message.
 Long, binary and multi-line results go by reference by themselves.
 
+A handler that works long calls task.poll() now and then. There, and nowhere else, it is steered; so whatever it runs
+between two polls is not disturbed. What it can is what functions are given for:
+
+    def save(task): return json.dumps(task.state)            # str or bytes: enough to go on from here
+    def load(task, saved): task.state = json.loads(saved)    # before the handler is called, if there is a checkpoint
+    def told(task, text): ...                                # an instruction
+    serve(handler, checkpoint=save, restore=load, inject=told, pause=save)
+
+checkpoint is called for a barrier, and by task.checkpoint(); pause when the agent is to pause (what it returns is saved,
+too), and poll() then returns when it is resumed. A cancelled task gets Cancelled raised from poll(). task.state is the
+handler's own.
+
 Owns the wire of one agent: whole lines, each one write(2), on descriptors that no tool inherits. While serving,
 descriptor 0 is empty and descriptor 1 is stderr, so neither print() nor a subprocess can eat or corrupt a line.
 Invariant: one thread reads and handles the lines in order, so a PONG says that every task sent before the PING is
-answered, and an agent that is blocked reading its wire has nothing left to do.
+answered, and an agent that is blocked reading its wire has nothing left to do but what it was paused in. What comes for
+others while a task polls is kept for later, in order.
 """
 
 import hashlib
 import os
 import re
+import select
 import signal
 import sys
 import tempfile
@@ -26,13 +40,20 @@ NOTE_MAX = 500
 REFERENCE = re.compile(rb"REF:([0-9a-f]{2})([0-9a-f]{62})")
 
 
-def serve(handler, *, labels=()):
+class Cancelled(Exception):
+    """The task is to be given up."""
+
+
+def serve(handler, *, labels=(), checkpoint=None, restore=None, inject=None, pause=None):
     """Answer tasks with handler(task) until STOP or the end of input."""
-    wire = _Wire()
+    wire = _Wire(checkpoint=checkpoint, restore=restore, inject=inject, pause=pause)
     contexts = {}
 
     def task(id, text):
         wire.answer(handler, Task(id, text, contexts, wire))
+
+    def keep(id, text):
+        wire.told.setdefault(id, []).append(text)
 
     def context(id, text):
         name, reference, *more = text.split()
@@ -45,15 +66,20 @@ def serve(handler, *, labels=()):
         b"TASK": task,
         b"CONTEXT": context,
         b"PING": lambda number, _: wire.say("PONG", number),
+        b"CHECKPOINT": lambda barrier, _: wire.say("CHECKPOINTED", barrier),
+        b"INJECT": keep,
     }
-    # What the supervisor may send to an agent that declared nothing, and that needs no answer from it.
-    verbs.update(dict.fromkeys(b"CANCEL CHECKPOINT INJECT PAUSE RESTORE RESUME".split(), lambda *_: None))
+    # For a task that is no longer there.
+    verbs.update(dict.fromkeys(b"CANCEL PAUSE RESUME".split(), lambda *_: None))
 
-    wire.say("READY", *labels)
+    wire.say("READY", *wire.abilities(), *labels)
     for line in wire.lines():
         verb, _, rest = line.partition(b" ")
         if verb == b"STOP":
             break
+        if verb == b"RESTORE":
+            wire.saved = rest
+            continue
         id, _, text = rest.partition(b" ")
         if verb in verbs and id and (verb != b"CONTEXT" or len(text.split()) > 1):
             verbs[verb](id.decode("utf-8", "surrogateescape"), text)
@@ -75,7 +101,17 @@ class Task:
         self.id = id
         #: the file that holds the text, where it came by reference; else None
         self.path = _path(text)
+        #: the handler's own, for the functions that save and load it
+        self.state = None
         self._inline, self._contexts, self._wire = text, contexts, wire
+
+    def poll(self):
+        """Hear what came for this task: a barrier, an instruction, a pause, a cancel."""
+        self._wire.poll(self)
+
+    def checkpoint(self):
+        """Save the task without being asked."""
+        self._wire.save(self, "0")
 
     @property
     def bytes(self):
@@ -114,8 +150,14 @@ class Task:
 
 
 class _Wire:
-    def __init__(self):
+    def __init__(self, **functions):
+        self._functions = functions
         self._in, self._out = os.dup(0), os.dup(1)  # Python's dup is close-on-exec
+        self._rest, self._lines = b"", []
+        #: lines that were read by a poll and are for the loop
+        self._later = []
+        #: instructions by task, and the checkpoint of the next one
+        self.told, self.saved = {}, None
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
@@ -127,16 +169,79 @@ class _Wire:
             if signal.getsignal(doorbell) is signal.SIG_DFL:
                 signal.signal(doorbell, lambda *_: None)
 
+    def abilities(self):
+        return [name for name in ("checkpoint", "restore", "inject", "pause") if self._functions[name]]
+
     def lines(self):
-        rest = b""
         while True:
+            if self._later:
+                yield self._later.pop(0)
+                continue
+            line = self._next()
+            if line is None:
+                break
+            yield line
+        if self._rest:
+            _log("hive.py: ignored half a line at the end of input")
+
+    def _next(self):
+        """The next line from the pipe; None at its end."""
+        while not self._lines:
             chunk = os.read(self._in, 65536)
             if not chunk:
-                break
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-        if rest:
-            _log("hive.py: ignored half a line at the end of input")
+                return None
+            *self._lines, self._rest = (self._rest + chunk).split(b"\n")
+        return self._lines.pop(0)
+
+    def poll(self, task):
+        while self._lines or select.select([self._in], [], [], 0)[0]:
+            line = self._next()
+            if line is None:
+                raise Cancelled("the end of input")
+            self._steer(task, line)
+
+    def _steer(self, task, line):
+        """Do what a line asks of the task that runs; keep it if it is not about that."""
+        verb, _, rest = line.partition(b" ")
+        id, _, text = rest.partition(b" ")
+        id = id.decode("utf-8", "surrogateescape")
+        if verb == b"CHECKPOINT":
+            self.save(task, id)
+        elif id != task.id or verb not in (b"INJECT", b"PAUSE", b"RESUME", b"CANCEL"):
+            self._later.append(line)
+        elif verb == b"INJECT":
+            self._tell(task, text)
+        elif verb == b"CANCEL":
+            raise Cancelled("cancelled")
+        elif verb == b"PAUSE" and self._functions["pause"]:
+            self._pause(task)
+
+    def save(self, task, barrier):
+        function = self._functions["checkpoint"]
+        self._write(b" ".join(filter(None, (b"CHECKPOINTED", barrier.encode(), _result(function and function(task))))))
+
+    def _pause(self, task):
+        id = task.id.encode("utf-8", "surrogateescape")
+        paused = b" ".join(filter(None, (b"PAUSED", id, _result(self._functions["pause"](task)))))
+        self._write(paused)
+        while True:
+            line = self._next()
+            if line is None:
+                raise Cancelled("the end of input")
+            verb, _, rest = line.partition(b" ")
+            of, _, text = rest.partition(b" ")
+            if verb == b"RESUME" and of == id:
+                if text:
+                    self._tell(task, text)
+                return
+            if verb == b"PAUSE" and of == id:
+                self._write(paused)
+            else:
+                self._steer(task, line)
+
+    def _tell(self, task, text):
+        if self._functions["inject"]:
+            self._functions["inject"](task, _content(text).decode("utf-8", "surrogateescape"))
 
     def say(self, *fields):
         self._write(" ".join(str(field) for field in fields if field != "").encode("utf-8", "surrogateescape"))
@@ -145,7 +250,12 @@ class _Wire:
         os.environ["HIVE_TASK"] = task.id
         for name, path in task.contexts.items():  # for tools: HIVE_CONTEXT_NOTES is where `notes` is
             os.environ["HIVE_CONTEXT_" + re.sub("[^A-Z0-9]", "_", name.upper())] = path or ""
+        saved, self.saved = self.saved, None
         try:
+            if saved is not None and self._functions["restore"]:
+                self._functions["restore"](task, _content(saved).decode("utf-8", "surrogateescape"))
+            for text in self.told.pop(task.id, ()):
+                self._tell(task, text)
             result = _result(handler(task))
         except (Exception, SystemExit) as error:  # a handler that calls sys.exit fails its task, not the agent
             traceback.print_exc()
@@ -175,6 +285,11 @@ def _result(value):
         except UnicodeDecodeError:
             pass
     return _store(value)
+
+
+def _content(field):
+    path = _path(field)
+    return field if path is None else _read(path)
 
 
 def _store(content):

@@ -27,6 +27,9 @@ pub enum Code {
     Limit,
     NoAgents,
     Stopping,
+    /// What was asked for is not in the power of this agent or task.
+    Unable,
+    BarrierOpen,
     NotReady,
     HasEnded,
     DiskFull,
@@ -52,6 +55,8 @@ const TABLE: &[(Code, &str, i32)] = &[
     (Code::Limit, "limit", 6),
     (Code::NoAgents, "no-agents", 6),
     (Code::Stopping, "stopping", 6),
+    (Code::Unable, "unable", 6),
+    (Code::BarrierOpen, "barrier-open", 6),
     (Code::NotReady, "not-ready", 1),
     (Code::HasEnded, "has-ended", 1),
     (Code::DiskFull, "disk-full", 6),

@@ -78,6 +78,11 @@ pub const TELL_AFTER: Duration = Duration::from_millis(100);
 pub const ORPHAN_NOTE_AFTER: Duration = Duration::from_millis(150);
 /// A standby reads a log that grows this often, and not more.
 pub const STANDBY_PAUSE: Duration = Duration::from_millis(20);
+/// A barrier whose agents have not all answered after this has failed; and so has a pause at a checkpoint.
+pub const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(30);
+/// Instructions that are kept for one task, or for an agent's next one.
+pub const INSTRUCTIONS_MAX: usize = 64;
+
 /// A supervisor that has no agents after this long was left by whoever started it.
 pub const STARTER_PATIENCE: Duration = Duration::from_secs(2);
 /// A supervisor that was killed to make room for another gets so long to be gone.
@@ -152,6 +157,7 @@ pub const QUEUE_ITEMS_MAX: u64 = 1 << 20;
 const _: () = assert!(LINE_MAX <= 4096, "a line must not tear: PIPE_BUF");
 const _: () = assert!(TEXT_INLINE_MAX + NOTE_MAX < LINE_MAX, "a TASK line fits");
 const _: () = assert!(RESULT_INLINE_MAX + NOTE_MAX < LINE_MAX, "a DONE line fits");
+const _: () = assert!(TEXT_INLINE_MAX + 64 < LINE_MAX, "a RESTORE and an INJECT line fit");
 const _: () = assert!(NAME_MAX + TAG_MAX < LINE_MAX);
 const _: () = assert!(READ_MAX * 2 <= TURN_BYTES_MAX, "one pipe cannot fill a turn");
 const _: () = assert!(LOG_RESERVE_TASK as usize > RESULT_INLINE_MAX + 2 * NOTE_MAX, "an end fits its reserve");

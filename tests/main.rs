@@ -7,6 +7,7 @@ mod cases {
     //! What hive does, subject by subject.
 
     mod badinput;
+    mod barrier;
     mod board;
     mod cancel;
     mod containment;
@@ -16,6 +17,7 @@ mod cases {
     mod failpoints;
     mod formats;
     mod hosts;
+    mod inject;
     mod kits;
     mod limits;
     mod lines;

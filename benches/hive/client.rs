@@ -61,6 +61,25 @@ impl Client {
         Ok(elapsed.as_secs_f64() * 1e6)
     }
 
+    /// A barrier over all agents; microseconds from the write to the whole answer.
+    pub fn checkpoint(&mut self) -> Result<f64> {
+        let request = format!("{{\"op\":\"checkpoint\",\"reply\":\"{}\",\"tag\":{}}}\n", self.name, self.next_tag);
+        self.next_tag += 1;
+        let mut answer = vec![0; PIPE_SIZE];
+        let start = Instant::now();
+        fifo::put(&self.requests, request.as_bytes())?;
+        let mut length = 0;
+        while length == 0 || answer[length - 1] != b'\n' {
+            answer.resize(length + PIPE_SIZE, 0);
+            length += fifo::take(&self.answers, &mut answer[length..])?;
+        }
+        let elapsed = start.elapsed();
+        match contains(&answer[..length], br#""state":"complete""#) {
+            true => Ok(elapsed.as_secs_f64() * 1e6),
+            false => Err(failure(format!("a barrier failed: {}", String::from_utf8_lossy(&answer[..length]).trim()))),
+        }
+    }
+
     /// `total` tasks with many under way; tasks per second from the first write to the last answer.
     /// `lines_per_write`: at most so many requests in one write (and never more than a pipe takes whole).
     pub fn flood(&mut self, total: u64, lines_per_write: usize) -> Result<f64> {

@@ -18,6 +18,7 @@ mod start;
 mod state;
 mod stats;
 mod status;
+mod steer;
 mod submit;
 mod task;
 
@@ -82,6 +83,10 @@ const VERBS: &[Verb] = &[
     Verb { name: "tasks", command: task::tasks_command, run: task::tasks },
     Verb { name: "task", command: task::task_command, run: task::task },
     Verb { name: "cancel", command: task::cancel_command, run: task::cancel },
+    Verb { name: "pause", command: steer::pause_command, run: steer::pause },
+    Verb { name: "resume", command: steer::resume_command, run: steer::resume },
+    Verb { name: "inject", command: steer::inject_command, run: steer::inject },
+    Verb { name: "checkpoint", command: steer::checkpoint_command, run: steer::checkpoint },
     Verb { name: "logs", command: logs::command, run: logs::run },
     Verb { name: "context", command: context::command, run: context::run },
     Verb { name: "state", command: state::command, run: state::run },

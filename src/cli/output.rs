@@ -71,7 +71,7 @@ fn colour_of(cell: &str) -> &'static str {
     match cell {
         "idle" | "done" => "32",
         "busy" | "running" => "36",
-        "starting" | "queued" | "stopping" | "cancelled" => "33",
+        "starting" | "queued" | "paused" | "checkpointing" | "stopping" | "cancelled" => "33",
         "parked" | "failed" => "31",
         _ => "",
     }

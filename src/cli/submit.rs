@@ -140,7 +140,7 @@ pub fn text(call: &Call) -> Result<String> {
     by_reference_if_needed(text, &context).map_err(failed)
 }
 
-fn by_reference_if_needed(text: String, context: &Context) -> io::Result<String> {
+pub fn by_reference_if_needed(text: String, context: &Context) -> io::Result<String> {
     // What has to be escaped takes more room in the request.
     let fits = fits_inline(&text, limits::TEXT_INLINE_MAX) && quoted_len(&text) <= limits::TEXT_INLINE_MAX + 2;
     if fits { Ok(text) } else { Ok(format!("REF:{}", context.put(text.as_bytes())?)) }

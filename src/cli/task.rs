@@ -165,7 +165,7 @@ pub fn tasks_command(command: Command) -> Command {
         Arg::new("state")
             .long("state")
             .value_name("STATE")
-            .value_parser(["queued", "running", "done", "failed", "cancelled"])
+            .value_parser(["queued", "running", "paused", "done", "failed", "cancelled"])
             .help("Only those in this state"),
     )
 }

@@ -3,6 +3,7 @@
 //! Invariant: no process below it outlives it on purpose, and "ended" is said when nothing is left below.
 //! At rest it sleeps without a deadline.
 
+mod barrier;
 mod cage;
 mod capture;
 mod ending;
@@ -34,6 +35,7 @@ use crate::sys::process::{self, Pid, Process};
 use crate::sys::{self, clock, fifo, signal};
 use crate::wire::agent;
 use crate::wire::host::{Command, News, Report};
+use barrier::Bell;
 use cage::Cage;
 use job::{Job, Next};
 
@@ -44,6 +46,7 @@ const TERMINATE: Token = Token(3);
 const SUPERVISOR: Token = Token(4);
 const OUT: Token = Token(5);
 const HOSTS: Token = Token(6);
+const BELL: Token = Token(7);
 /// Two jobs may have pipes at a time: the one that runs and the one that is warm.
 const JOBS: usize = 8;
 
@@ -66,6 +69,7 @@ struct Host {
     ctl: File,
     children: OwnedFd,
     terminate: OwnedFd,
+    bell: Bell,
     supervisor: Option<Process>,
     /// With no supervisor: when to give up.
     orphan_until: Option<i64>,
@@ -138,7 +142,7 @@ impl Host {
             move |e: io::Error| Error::os(what, e)
         };
         process::set_name();
-        for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2] {
+        for ignored in [Signal::SIGHUP, Signal::SIGINT] {
             signal::ignore(ignored).map_err(os("cannot ignore a signal"))?;
         }
         process::adopt_orphans().map_err(os("cannot become a subreaper"))?;
@@ -151,6 +155,7 @@ impl Host {
             let missing = || Error::new(Code::Internal, format!("a host is started by a supervisor: no pipe {number}"));
             process::handed(number).map(File::from).ok_or_else(missing)
         };
+        let bell = Bell::new(handed(number::BARRIER)?).map_err(os("cannot listen for signals"))?;
         let context = Context::at(&orders.folders.context);
         let own = match &orders.spec.surroundings {
             Some(digest) => Surroundings::load(&context, digest).map_err(os("cannot read the pool's environment"))?,
@@ -174,6 +179,7 @@ impl Host {
             context,
             children,
             terminate,
+            bell,
             own,
             orders,
             last: None,
@@ -203,6 +209,7 @@ impl Host {
             (self.commands.file.as_raw_fd(), COMMANDS),
             (self.children.as_raw_fd(), CHILD),
             (self.terminate.as_raw_fd(), TERMINATE),
+            (self.bell.rings.as_raw_fd(), BELL),
         ];
         if self.orders.spec.kind.is_hosted() {
             fds.push((self.inbox.file.as_raw_fd(), IN));
@@ -270,6 +277,7 @@ impl Host {
                 signal::hush(&self.terminate);
                 self.obey(Command::Stop(StopMode::Clean));
             }
+            BELL => self.rung(),
             SUPERVISOR => self.supervisor_gone(),
             OUT | HOSTS => {}
             Token(n) => self.job_ready(n - JOBS),
@@ -337,6 +345,7 @@ impl Host {
                     let _ = sys::replace(&self.ctl, &ctl);
                 }
             }
+            Command::Ring => self.ring_workload(),
             Command::Settle(task) => self.settling = Some((task, quiet::Watch::new(now))),
             Command::Stop(mode) => {
                 for job in [&mut self.current, &mut self.warm].into_iter().flatten() {
@@ -452,6 +461,7 @@ impl Host {
             && self.sweep.is_none()
             && !self.is_down
             && self.then == Then::GoOn
+            && !self.bell.holds()
             && self.orders.spec.kind.is_hosted()
         {
             let Some(line) = self.inbox.next() else {

@@ -25,6 +25,8 @@ pub mod number {
     pub const OUT: i32 = 6;
     /// Commands to this host.
     pub const COMMANDS: i32 = 7;
+    /// Which barrier is open: eight bytes that all hosts share.
+    pub const BARRIER: i32 = 8;
 }
 
 pub struct Orders {

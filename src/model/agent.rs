@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::event::{Loss, StopMode, Then};
 use super::{AgentId, Deadline, Effect, Generation, Limit, Limits, Now, Seen, Shared, State, TaskId, Usage};
+use crate::error::Code;
 use crate::limits;
 
 /// What an agent's workload is.
@@ -223,7 +224,8 @@ impl State {
         let Some(agent) = self.agents.get(&id) else { return };
         let held = agent.held.len() as u32;
         let capacity = agent.capacity();
-        let takes = agent.is_ready() && agent.retire.is_none();
+        let kept_free = self.is_in_barrier(id) || self.steering.rests.contains_key(&id);
+        let takes = agent.is_ready() && agent.retire.is_none() && !kept_free;
         let key = (held, id);
         if takes && held <= capacity / 2 && held < capacity {
             self.room.insert(key);
@@ -269,6 +271,7 @@ impl State {
 
     pub(super) fn agent_lost(&mut self, at: Now, id: AgentId, loss: Loss, then: Then, out: &mut Vec<Effect>) {
         self.clear_agent_deadlines(id);
+        self.left_off(id, &loss.cause, out);
         if loss.host {
             out.push(Effect::CleanUp { agent: id });
         }
@@ -316,6 +319,7 @@ impl State {
 
     pub(super) fn agent_restarting(&mut self, at: Now, id: AgentId, generation: Generation, out: &mut Vec<Effect>) {
         self.clear_agent_deadlines(id);
+        self.left_off(id, "it is started anew", out);
         let spec = self.spec.clone();
         let mut hosted = false;
         self.with_agent(id, |agent| {
@@ -339,8 +343,16 @@ impl State {
         });
     }
 
+    /// Nothing more is heard of what it did: nobody waits for that.
+    pub(super) fn left_off(&mut self, id: AgentId, cause: &str, out: &mut Vec<Effect>) {
+        self.lost_to_barrier(id, cause);
+        self.end_rest(id, Code::Unable, cause, out);
+    }
+
     pub(super) fn agent_removed(&mut self, id: AgentId, out: &mut Vec<Effect>) {
         self.clear_agent_deadlines(id);
+        self.left_off(id, "it was taken out of the pool", out);
+        self.steering.waiting.remove(&id);
         self.retiring.remove(&id);
         self.rolling.retain(|rolling| *rolling != id);
         if let Some(agent) = self.agents.remove(&id) {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::event::{Event, StopMode, Verdict};
 use super::task::ReplyTo;
-use super::{AgentId, AllWait, Body, Course, Deadline, Effect, Now, Phase, State, TaskId, TaskState};
+use super::{AgentId, AllWait, Body, Checkpoint, Course, Deadline, Effect, Now, Phase, State, TaskId, TaskState};
 
 /// What a replay does with effects: nothing. The world has seen to them before.
 pub fn replay(state: &mut State, at: Now, event: Event) {
@@ -37,6 +37,7 @@ impl State {
             }
             Event::Leaving { agent } => {
                 self.clear_agent_deadlines(agent);
+                self.left_off(agent, "it leaves the pool, or is started anew", out);
                 self.with_agent(agent, |a| (a.phase, a.since) = (Phase::Leaving, at));
                 out.push(Effect::EndHost { agent, mode: StopMode::Clean });
             }
@@ -76,6 +77,21 @@ impl State {
                 self.ready_waits.push(to);
                 self.tell_settled(out);
             }
+            Event::BarrierBegan { barrier, agents, within_us, partial, to } => {
+                self.barrier_began(at, barrier, Checkpoint { agents, within_us, partial, to }, out)
+            }
+            Event::Checkpointed { agent, barrier, task, content, note } => {
+                self.checkpointed(agent, barrier, task, content, note)
+            }
+            Event::BarrierComplete { .. } => self.barrier_over(false, out),
+            Event::BarrierFailed { .. } => self.barrier_over(true, out),
+            Event::Injected { way, text, to } => self.injected(way, text, to, out),
+            Event::AskedToRest { agent, task, within_us, to } => {
+                self.asked_to_rest(at, agent, task, within_us, to, out)
+            }
+            Event::Rested { agent, task, content, to } => self.rested(at, agent, task, content, to, out),
+            Event::RestMissed { agent } => self.rest_missed(agent, out),
+            Event::WentOn { agent, task, text, to } => self.went_on(at, agent, task, text, to, out),
             Event::Stopping { mode, to } => self.stopping(mode, to, out),
             Event::Stopped => self.stopped(out),
             Event::Repaired { from, to } => self.repaired(to.0.saturating_sub(from.0) + 1),
@@ -108,6 +124,9 @@ impl State {
         self.all_waits.clear();
         self.room_waits.clear();
         self.ready_waits.clear();
+        self.barrier = None;
+        self.steering.rests.clear();
+        self.steering.waiting.clear();
     }
 
     // ---- those who wait ----
@@ -168,6 +187,7 @@ impl State {
             self.deadlines.retain(|(_, what)| matches!(what, Deadline::Timeout(_)));
             let ids: Vec<AgentId> = self.agents.keys().copied().collect();
             for id in ids {
+                self.left_off(id, "the hive is being stopped", out);
                 self.with_agent(id, |a| a.phase = Phase::Leaving);
             }
             out.push(Effect::EndAllHosts { mode });

@@ -2,7 +2,7 @@
 
 use super::event::{Event, StopMode};
 use super::task::Ending;
-use super::{Agent, AgentId, Course, Deadline, Generation, Now, Phase, Retire, State};
+use super::{Agent, AgentId, Course, Deadline, Generation, Now, Phase, Retire, State, barrier, steer};
 
 /// The event for the first deadline that has passed, if one has.
 pub fn expired(state: &State, now: Now) -> Option<Event> {
@@ -13,12 +13,17 @@ pub fn expired(state: &State, now: Now) -> Option<Event> {
         Deadline::GiveUp(task) => Event::GivenUp { task },
         Deadline::Restart(id) => Event::Restarting { agent: id, generation: next_generation(state, id) },
         Deadline::Start(agent) => Event::Overdue { agent },
+        Deadline::Barrier => return barrier::overdue(state),
+        Deadline::Rest(agent) => Event::RestMissed { agent },
     })
 }
 
 /// What follows from the state by itself: the next step of whatever is under way.
 /// Asked again after each event until there is nothing more.
 pub fn consequence(state: &State) -> Option<Event> {
+    if let Some(event) = barrier::consequence(state).or_else(|| steer::consequence(state)) {
+        return Some(event);
+    }
     match &state.course {
         Course::Running => {}
         Course::Stopping { mode: StopMode::Drain, .. } if state.counts.live() > 0 => {}

@@ -6,7 +6,10 @@ use super::event::{Ended, Event, Exited, Loss, PutBack, StopMode, Verdict};
 use super::loss::{WHILE_IT_RAN, down, out_of_time, put_back_or_end};
 use super::queue::Target;
 use super::task::{Ending, Options, ReplyTo, TaskState};
-use super::{Agent, AgentId, Course, Generation, HostId, Kind, Lead, Now, Phase, Retire, Spec, State, TaskId, lead};
+use super::{
+    Agent, AgentId, BarrierId, Checkpoint, Course, Generation, HostId, Kind, Lead, Now, Phase, Retire, Spec, State,
+    TaskId, Whom, barrier, lead, steer,
+};
 use crate::error::Code;
 use crate::limits;
 
@@ -70,6 +73,25 @@ pub enum Input {
         what: WaitFor,
         to: ReplyTo,
     },
+    Checkpoint(Checkpoint),
+    Inject {
+        whom: Whom,
+        text: Arc<str>,
+        /// To what runs, or not at all.
+        now: bool,
+        to: Option<ReplyTo>,
+    },
+    /// The agent is to pause at its next checkpoint.
+    Rest {
+        agent: AgentId,
+        within_us: i64,
+        to: Option<ReplyTo>,
+    },
+    Resume {
+        agent: AgentId,
+        text: Option<Arc<str>>,
+        to: Option<ReplyTo>,
+    },
 
     Hosted {
         agent: AgentId,
@@ -120,11 +142,28 @@ pub enum Input {
         task: TaskId,
         fields: Arc<str>,
     },
+    Checkpointed {
+        agent: AgentId,
+        barrier: BarrierId,
+        content: Option<Arc<str>>,
+    },
+    /// From the host of an agent that runs its tasks itself.
+    Seen {
+        agent: AgentId,
+        generation: Generation,
+        barrier: BarrierId,
+        note: Arc<str>,
+    },
+    Rests {
+        agent: AgentId,
+        task: TaskId,
+        content: Option<Arc<str>>,
+    },
 }
 
 pub(super) type Decision = Result<(), Refusal>;
 
-fn refuse(code: Code, message: impl Into<String>) -> Decision {
+pub(super) fn refuse(code: Code, message: impl Into<String>) -> Decision {
     Err(Refusal { code, message: message.into() })
 }
 
@@ -195,6 +234,21 @@ pub fn decide(state: &State, now: Now, input: Input, out: &mut Vec<Event>) -> De
             held(state, agent, task)?;
             out.push(Event::Usage { task, fields });
             Ok(())
+        }
+        Input::Checkpoint(asked) => barrier::begin(state, asked, out),
+        Input::Inject { whom, text, now, to } => steer::inject(state, whom, text, now, to, out),
+        Input::Rest { agent, within_us, to } => steer::ask_to_rest(state, agent, within_us, to, out),
+        Input::Resume { agent, text, to } => steer::resume(state, agent, text, to, out),
+        Input::Checkpointed { agent, barrier, content } => barrier::said(state, agent, barrier, content, out),
+        Input::Seen { agent, generation, barrier, note } => {
+            if current(state, agent, generation).is_some() {
+                barrier::host_said(state, agent, barrier, note, out);
+            }
+            Ok(())
+        }
+        Input::Rests { agent, task, content } => {
+            held(state, agent, task)?;
+            steer::rests(state, agent, task, content, out)
         }
     }
 }
@@ -272,7 +326,7 @@ fn restart(
     Ok(())
 }
 
-fn running(state: &State) -> Decision {
+pub(super) fn running(state: &State) -> Decision {
     match state.course {
         Course::Running => Ok(()),
         Course::Stopping { .. } | Course::Stopped => refuse(
@@ -282,7 +336,7 @@ fn running(state: &State) -> Decision {
     }
 }
 
-fn known_agent(state: &State, id: AgentId) -> Decision {
+pub(super) fn known_agent(state: &State, id: AgentId) -> Decision {
     if state.agents.contains_key(&id) {
         return Ok(());
     }

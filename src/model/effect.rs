@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{AgentId, Counts, Difference, Generation, ReplyTo, StopMode, TaskId};
+use super::{
+    AgentId, BarrierEnd, BarrierId, Counts, Difference, Generation, Refusal, ReplyTo, StopMode, TaskId, Way,
+};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
@@ -34,6 +36,17 @@ pub enum Effect {
         agent: AgentId,
         task: TaskId,
     },
+    /// A line to a `lines` agent beside its tasks.
+    Tell {
+        agent: AgentId,
+        what: Tell,
+    },
+    /// All hosts are rung for, in one call: those that run tasks themselves say how theirs stand, and begin no other.
+    RingHosts {
+        barrier: BarrierId,
+    },
+    /// The barrier is over: they go on.
+    ReleaseHosts,
     /// Its host ends the task's tree (for `lines`: the workload's).
     EndTask {
         agent: AgentId,
@@ -65,6 +78,14 @@ pub enum Effect {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+pub enum Tell {
+    Checkpoint(BarrierId),
+    Inject(TaskId, Arc<str>),
+    Pause(TaskId),
+    Resume(TaskId, Option<Arc<str>>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
 pub enum Body {
     /// `submit` was accepted.
     Accepted(TaskId),
@@ -81,6 +102,16 @@ pub enum Body {
     Stopped,
     /// The hive has stopped before this could be answered; a task will be run after the next start.
     StoppedBefore(Option<TaskId>),
+    Barrier(Box<BarrierEnd>),
+    Injected(Way),
+    /// It has come to its checkpoint, and waits.
+    Rested {
+        agent: AgentId,
+        task: Option<TaskId>,
+        content: Option<Arc<str>>,
+    },
+    /// What was asked for did not come about.
+    Refused(Refusal),
     /// To one that watches: how the task stands. Read it from the state.
     Watch(TaskId),
 }

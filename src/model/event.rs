@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::task::{Ending, Options, ReplyTo};
-use super::{AgentId, Generation, HostId, Limit, Seq, Spec, TaskId};
+use super::{AgentId, BarrierId, Generation, HostId, Limit, Seq, Spec, TaskId, Way};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -131,6 +131,60 @@ pub enum Event {
         to: ReplyTo,
     },
 
+    BarrierBegan {
+        barrier: BarrierId,
+        agents: Vec<AgentId>,
+        within_us: i64,
+        partial: bool,
+        to: Option<ReplyTo>,
+    },
+    /// What an agent has saved, or its host has seen. Barrier 0: nobody asked for it.
+    Checkpointed {
+        agent: AgentId,
+        barrier: BarrierId,
+        task: Option<TaskId>,
+        content: Option<Arc<str>>,
+        note: Option<Arc<str>>,
+    },
+    BarrierComplete {
+        barrier: BarrierId,
+        stragglers: Vec<AgentId>,
+    },
+    BarrierFailed {
+        barrier: BarrierId,
+        stragglers: Vec<AgentId>,
+    },
+    /// Something was said to a task beside its text.
+    Injected {
+        way: Way,
+        text: Arc<str>,
+        to: Option<ReplyTo>,
+    },
+    /// An agent is to pause at its next checkpoint. Without a time: the one that it was given before goes on.
+    AskedToRest {
+        agent: AgentId,
+        task: TaskId,
+        within_us: Option<i64>,
+        to: Option<ReplyTo>,
+    },
+    /// It has saved its task and waits; or it had none.
+    Rested {
+        agent: AgentId,
+        task: Option<TaskId>,
+        content: Option<Arc<str>>,
+        to: Option<ReplyTo>,
+    },
+    /// It did not come to a checkpoint in time.
+    RestMissed {
+        agent: AgentId,
+    },
+    WentOn {
+        agent: AgentId,
+        task: Option<TaskId>,
+        text: Option<Arc<str>>,
+        to: Option<ReplyTo>,
+    },
+
     Stopping {
         mode: StopMode,
         to: Option<ReplyTo>,
@@ -148,7 +202,13 @@ impl Event {
     /// The request that brought it about, where that is answered because of it.
     pub fn asked_by(&self) -> Option<&ReplyTo> {
         match self {
-            Event::Submitted { to, .. } | Event::Stopping { to, .. } => to.as_ref(),
+            Event::Submitted { to, .. }
+            | Event::Stopping { to, .. }
+            | Event::BarrierBegan { to, .. }
+            | Event::Injected { to, .. }
+            | Event::AskedToRest { to, .. }
+            | Event::Rested { to, .. }
+            | Event::WentOn { to, .. } => to.as_ref(),
             Event::Awaited { to, .. }
             | Event::AwaitedAll { to }
             | Event::AwaitedRoom { to }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::event::{Event, Loss, PutBack, Then};
 use super::loss::put_back_or_end;
 use super::{
-    Agent, AgentId, Body, Course, Deadline, Effect, Generation, Kind, Phase, Retire, State, StopMode, TaskState,
-    sharing,
+    Agent, AgentId, Body, Course, Deadline, Effect, Generation, Kind, Phase, Rest, Retire, State, StopMode, TaskState,
+    Tell, sharing,
 };
 
 /// What a new leader brings along.
@@ -104,6 +104,14 @@ impl State {
         for agent in self.agents.values().filter(|agent| agent.host.is_some()) {
             self.said_to(agent, &mut out);
         }
+        match &self.barrier {
+            Some(_) => self.ask_members(&mut out),
+            // Hosts may have been rung for, and not released.
+            None if self.agents.values().any(|a| a.host.is_some() && a.spec.kind.is_hosted()) => {
+                out.push(Effect::ReleaseHosts);
+            }
+            None => {}
+        }
         out
     }
 
@@ -117,7 +125,12 @@ impl State {
                     out.push(Effect::EndTask { agent: id, task: super::TaskId(0) });
                 }
             }
-            Phase::Ready => self.tasks_again(agent, out),
+            Phase::Ready => {
+                self.tasks_again(agent, out);
+                if let Some(Rest::Asked { task, .. }) = self.steering.rests.get(&id) {
+                    out.push(Effect::Tell { agent: id, what: Tell::Pause(*task) });
+                }
+            }
             Phase::Backoff { .. } | Phase::Parked { .. } => {}
         }
     }

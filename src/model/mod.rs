@@ -5,6 +5,7 @@
 
 mod agent;
 mod apply;
+mod barrier;
 mod consequence;
 mod decide;
 mod effect;
@@ -17,6 +18,7 @@ mod queue;
 mod sharing;
 #[cfg(test)]
 mod simulation;
+mod steer;
 mod tag;
 mod task;
 mod tasks;
@@ -24,15 +26,17 @@ mod usage;
 
 pub use agent::{Agent, HostId, Kind, Phase, Retire, Spec};
 pub use apply::replay;
+pub use barrier::{Barrier, BarrierEnd, Checkpoint, Member, Saved, Straggler};
 pub use consequence::{assignment, consequence, expired};
 pub use decide::{Input, PoolStart, Refusal, Submit, WaitFor, decide, unknown_task};
-pub use effect::{Body, Effect};
+pub use effect::{Body, Effect, Tell};
 pub use event::{Ended, Event, Exited, Loss, PutBack, StopMode, Then, Verdict};
 pub use lead::{Lead, Row};
 pub use limit::{Limit, Limits, size};
 pub use parts::Frame;
 pub use queue::Target;
 pub use sharing::{Difference, Given, Seen, Shared, Versions};
+pub use steer::{Rest, Steering, Way, Whom};
 pub use tag::Tag;
 pub use task::{Ending, Options, ReplyTo, Task, TaskState};
 pub use tasks::Tasks;
@@ -75,6 +79,10 @@ number!(
     Term(u64)
 );
 number!(
+    /// A barrier's number, from 1 on; 0 is none.
+    BarrierId(u64)
+);
+number!(
     /// A record's place in the log, from 1 on.
     Seq(u64)
 );
@@ -113,6 +121,10 @@ pub enum Deadline {
     Restart(AgentId),
     /// An agent should have been ready by now.
     Start(AgentId),
+    /// The open barrier has used up its time.
+    Barrier,
+    /// An agent that was asked to pause at its next checkpoint has used up its time.
+    Rest(AgentId),
 }
 
 /// Clients that wait for every task up to `last`.
@@ -152,6 +164,8 @@ impl Counts {
 /// The whole state of a hive.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct State {
+    /// The record that was applied last.
+    pub seq: Seq,
     pub course: Course,
     /// The boot of the machine in which the last leader ran: pids mean something within one boot only.
     pub boot: Option<Arc<str>>,
@@ -181,6 +195,10 @@ pub struct State {
     pub ready_waits: Vec<ReplyTo>,
     /// Agents still to be restarted, one at a time.
     pub rolling: VecDeque<AgentId>,
+    /// The one that is open.
+    pub barrier: Option<Box<Barrier>>,
+    pub last_barrier: BarrierId,
+    pub steering: Steering,
     /// Environments by name, so that a million tasks share one.
     surroundings: BTreeSet<Arc<str>>,
     /// What tasks were given lately, by name.

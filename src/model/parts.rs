@@ -7,13 +7,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::{
-    Agent, AgentId, AllWait, Counts, Course, Deadline, ReplyTo, Shared, Spec, State, Task, TaskId, TaskState, Usage,
-    Versions,
+    Agent, AgentId, AllWait, Barrier, BarrierId, Counts, Course, Deadline, ReplyTo, Seq, Shared, Spec, State, Steering,
+    Task, TaskId, TaskState, Usage, Versions,
 };
 
 /// All of a state but its tasks and agents, and what follows from those.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Frame {
+    pub seq: Seq,
     pub course: Course,
     pub boot: Option<Arc<str>>,
     pub unclaimed: Option<u32>,
@@ -29,6 +30,9 @@ pub struct Frame {
     pub room_waits: Vec<ReplyTo>,
     pub ready_waits: Vec<ReplyTo>,
     pub rolling: VecDeque<AgentId>,
+    pub barrier: Option<Box<Barrier>>,
+    pub last_barrier: BarrierId,
+    pub steering: Steering,
     pub surroundings: BTreeSet<Arc<str>>,
     pub contexts: Versions,
     pub shared: Shared,
@@ -38,6 +42,7 @@ pub struct Frame {
 impl State {
     pub fn frame(&self) -> Frame {
         let State {
+            seq,
             course,
             boot,
             unclaimed,
@@ -57,12 +62,16 @@ impl State {
             room_waits,
             ready_waits,
             rolling,
+            barrier,
+            last_barrier,
+            steering,
             surroundings,
             contexts,
             shared,
             used,
         } = self;
         Frame {
+            seq: *seq,
             course: course.clone(),
             boot: boot.clone(),
             unclaimed: *unclaimed,
@@ -77,6 +86,9 @@ impl State {
             room_waits: room_waits.clone(),
             ready_waits: ready_waits.clone(),
             rolling: rolling.clone(),
+            barrier: barrier.clone(),
+            last_barrier: *last_barrier,
+            steering: steering.clone(),
             surroundings: surroundings.clone(),
             contexts: contexts.clone(),
             shared: *shared,
@@ -125,6 +137,7 @@ impl Frame {
     /// A state without tasks and agents, to be given them.
     pub fn into_state(self) -> State {
         State {
+            seq: self.seq,
             course: self.course,
             boot: self.boot,
             unclaimed: self.unclaimed,
@@ -139,6 +152,9 @@ impl Frame {
             room_waits: self.room_waits,
             ready_waits: self.ready_waits,
             rolling: self.rolling,
+            barrier: self.barrier,
+            last_barrier: self.last_barrier,
+            steering: self.steering,
             surroundings: self.surroundings,
             contexts: self.contexts,
             shared: self.shared,

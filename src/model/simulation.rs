@@ -46,6 +46,7 @@ struct World {
     places: BTreeMap<AgentId, Place>,
     /// How often each task ended, and how often it began, by what was seen outside.
     ended: HashMap<TaskId, u32>,
+    barriers: BTreeMap<BarrierId, u32>,
     begun: HashMap<TaskId, u32>,
     answered: u64,
     asked: u64,
@@ -71,6 +72,7 @@ impl World {
             now: Now { mono: 1, wall: 1 },
             places: BTreeMap::new(),
             ended: HashMap::new(),
+            barriers: BTreeMap::new(),
             begun: HashMap::new(),
             answered: 0,
             asked: 0,
@@ -105,6 +107,18 @@ impl World {
     fn commit(&mut self, event: Event) {
         if let Event::Ended { task, .. } = &event {
             *self.ended.entry(*task).or_default() += 1;
+        }
+        match &event {
+            Event::BarrierBegan { barrier, .. } => drop(self.barriers.insert(*barrier, 0)),
+            Event::BarrierComplete { barrier, .. } | Event::BarrierFailed { barrier, .. } => {
+                *self.barriers.entry(*barrier).or_default() += 1;
+            }
+            Event::Assigned { agent, .. } => {
+                let rests = self.state.steering.rests.contains_key(agent);
+                let named = self.state.barrier.as_ref().is_some_and(|open| open.members.contains_key(agent));
+                assert!(!rests && !named, "agent {agent} is given nothing while it rests or a barrier is open");
+            }
+            _ => {}
         }
         self.log.push((self.now, event.clone()));
         let mut effects = Vec::new();
@@ -150,6 +164,8 @@ impl World {
                 ids.into_iter().for_each(|id| self.pending.push(self.death(id, true)));
             }
             Effect::Answer { .. } => self.answered += 1,
+            Effect::Tell { agent, what } => self.told(agent, what),
+            Effect::RingHosts { .. } | Effect::ReleaseHosts => {}
             Effect::SendCancel { .. } | Effect::CleanUp { .. } | Effect::Exit => {}
         }
     }
@@ -164,7 +180,7 @@ impl World {
     fn check(&self) {
         let state = &self.state;
         let of = |name: &str| state.tasks.iter().filter(|t| t.state_name() == name).count() as u64;
-        assert_eq!((state.counts.queued, state.counts.running), (of("queued"), of("running")), "counts");
+        assert_eq!((state.counts.queued, state.counts.running), (of("queued"), of("running") + of("paused")), "counts");
         for agent in state.agents.values() {
             assert!(agent.held.len() as u32 <= agent.capacity(), "agent {} holds too much", agent.id);
             for (n, id) in agent.held.iter().enumerate() {
@@ -176,6 +192,17 @@ impl World {
         let held: usize = state.agents.values().map(|a| a.held.len()).sum();
         let placed = state.tasks.iter().filter(|t| t.ended().is_none() && t.agent().is_some()).count();
         assert_eq!(held, placed, "no task is with an agent that does not know it");
+        let live = |id: &TaskId| state.tasks.get(*id).is_some_and(|task| task.ended().is_none());
+        assert!(state.steering.checkpoints.keys().all(live), "a checkpoint of a task that has ended");
+        assert!(state.steering.instructions.keys().all(live), "an instruction to a task that has ended");
+        for (id, rest) in &state.steering.rests {
+            assert!(state.agents[id].is_ready(), "agent {id} rests and is not ready");
+            if let Rest::Reached { task, .. } = rest {
+                assert_eq!(*task, state.agents[id].held.front().copied(), "agent {id} rests at what it holds");
+            }
+        }
+        let open = state.barrier.as_ref().map(|open| open.id);
+        assert!(self.barriers.iter().all(|(id, ends)| *ends == u32::from(Some(*id) != open)), "a barrier ends once");
         assert!(self.ended.values().all(|n| *n == 1), "a task ended twice");
         assert!(state.tasks.iter().all(|t| t.deaths <= t.retries() + 1), "attempts within limits");
     }
@@ -195,7 +222,7 @@ impl World {
         self.now.wall = self.now.mono;
         let agents = self.state.agents.len().max(1) as u64;
         let agent = AgentId(1 + self.dice.roll(agents) as u32);
-        match self.dice.roll(if self.faults { 24 } else { 12 }) {
+        match self.dice.roll(if self.faults { 29 } else { 12 }) {
             0..=4 if self.faults => self.submit(),
             0..=8 => self.work(agent),
             9..=11 => self.come_up(agent),
@@ -223,6 +250,20 @@ impl World {
                 self.new_leader(standby);
             }
             21 => self.now.mono += 20_000_000,
+            22 | 23 => self.begin_barrier(agent),
+            24 => {
+                let (whom, now, to) = (self.anybody(agent), self.dice.one_in(2), Some(to(self)));
+                let _ = self.feed(Input::Inject { whom, text: "x".into(), now, to });
+            }
+            25 => {
+                let within_us = 1 + self.dice.roll(3_000_000) as i64;
+                let to = Some(to(self));
+                let _ = self.feed(Input::Rest { agent, within_us, to });
+            }
+            26 => {
+                let (text, to) = (self.dice.one_in(2).then(|| "x".into()), Some(to(self)));
+                let _ = self.feed(Input::Resume { agent, text, to });
+            }
             _ => self.settle(),
         }
         // Time passes for deadlines too.
@@ -268,6 +309,36 @@ impl World {
         given.into()
     }
 
+    fn begin_barrier(&mut self, agent: AgentId) {
+        let agents = if self.dice.one_in(2) { vec![] } else { vec![agent, AgentId(1)] };
+        let (within_us, partial) = (1 + self.dice.roll(2_000_000) as i64, self.dice.one_in(3));
+        let to = Some(to(self));
+        let _ = self.feed(Input::Checkpoint(Checkpoint { agents, within_us, partial, to }));
+    }
+
+    fn anybody(&mut self, agent: AgentId) -> Whom {
+        match self.dice.one_in(2) {
+            true => Whom::Agent(agent),
+            false => Whom::Task(TaskId(1 + self.dice.roll(self.state.last_task.0 + 1))),
+        }
+    }
+
+    /// Most agents do as they are told, now or later; some say what nobody asked for.
+    fn told(&mut self, agent: AgentId, what: Tell) {
+        if !self.places.get(&agent).is_some_and(|place| place.up) || self.dice.one_in(3) {
+            return;
+        }
+        let content = self.dice.one_in(2).then(|| "saved".into());
+        self.pending.push(match what {
+            Tell::Checkpoint(barrier) => Input::Checkpointed { agent, barrier, content },
+            Tell::Pause(task) => Input::Rests { agent, task, content },
+            Tell::Inject(..) | Tell::Resume(..) if self.dice.one_in(2) => {
+                Input::Checkpointed { agent, barrier: BarrierId(0), content }
+            }
+            Tell::Inject(..) | Tell::Resume(..) => return,
+        });
+    }
+
     /// An agent answers for the task at its head, or says nothing to the point.
     fn work(&mut self, agent: AgentId) {
         let Some(task) = self.places.get_mut(&agent).filter(|p| p.up).and_then(|p| p.tasks.pop_front()) else {
@@ -290,7 +361,9 @@ impl World {
         let Some(place) = self.places.get_mut(&agent).filter(|p| p.hosted && !p.up) else { return };
         place.up = true;
         let generation = place.generation;
-        let _ = self.feed(Input::Ready { agent, generation, workload: Some(1), abilities: vec![], labels: vec![] });
+        let abilities = ["checkpoint", "pause", "inject", "restore"].map(str::to_owned).to_vec();
+        let abilities = if agent.0.is_multiple_of(3) { vec![] } else { abilities };
+        let _ = self.feed(Input::Ready { agent, generation, workload: Some(1), abilities, labels: vec![] });
     }
 
     /// The supervisor dies. Of its hosts some live on, with what they do; the next one finds these and no others.
@@ -355,6 +428,9 @@ impl World {
             let parked = self.state.agents.values().any(|a| matches!(a.phase, Phase::Parked { .. }));
             if parked && self.state.retiring.is_empty() {
                 let _ = self.feed(Input::Restart { agent: None, rolling: false, to: None });
+            }
+            if let Some(agent) = self.state.steering.rests.keys().next().copied() {
+                let _ = self.feed(Input::Resume { agent, text: None, to: None });
             }
             if self.state.agents.len() < 6 {
                 let _ = self.feed(Input::Scale { count: 6, to: None });
@@ -426,6 +502,7 @@ fn a_log_with_a_hole_can_be_gone_on_with() {
         // Nobody lives who remembers it better.
         world.places.clear();
         world.ended.clear();
+        world.barriers = world.state.barrier.iter().map(|open| (open.id, 0)).collect();
         world.begun = world.state.tasks.iter().map(|t| (t.id, t.attempts)).collect();
         world.new_leader(false);
         world.runs_dry();

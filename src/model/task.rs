@@ -50,8 +50,10 @@ pub enum TaskState {
     },
     Running {
         agent: AgentId,
+        /// While it is paused, its clock stands still: `mono` moves on when that is over.
         since: Now,
         ending: Option<Ending>,
+        paused: bool,
     },
     Ended(Box<Ended>),
 }
@@ -151,6 +153,7 @@ impl Task {
     pub fn state_name(&self) -> &'static str {
         match &self.state {
             TaskState::Queued | TaskState::Held { .. } => "queued",
+            TaskState::Running { paused: true, .. } => "paused",
             TaskState::Running { .. } => "running",
             TaskState::Ended(ended) => ended.verdict.name(),
         }
@@ -200,6 +203,9 @@ impl State {
     }
 
     pub(super) fn assigned(&mut self, at: Now, ids: &[TaskId], to: AgentId, out: &mut Vec<Effect>) {
+        if let Some(first) = ids.first() {
+            self.hand_instructions(to, *first);
+        }
         let Some(agent) = self.agents.get_mut(&to) else { return };
         self.room.remove(&(agent.held.len() as u32, to));
         for id in ids {
@@ -334,6 +340,7 @@ impl State {
             TaskState::Ended(_) => return,
         };
         task.forget_deadlines(&mut self.deadlines);
+        self.steering.forget(id);
         ended.at = at.wall;
         task.state = TaskState::Ended(ended);
         let told = out.len();
@@ -363,12 +370,32 @@ impl Task {
     /// It comes to the head of its agent: now it runs.
     fn begin(&mut self, at: Now, counts: &mut Counts, deadlines: &mut BTreeSet<(i64, Deadline)>) {
         let TaskState::Held { agent, ending } = self.state else { return };
-        self.state = TaskState::Running { agent, since: at, ending };
+        self.state = TaskState::Running { agent, since: at, ending, paused: false };
         self.attempts += 1;
         counts.queued -= 1;
         counts.running += 1;
         if let (Some(timeout), None) = (self.timeout_us(), ending) {
             deadlines.insert((at.mono + timeout, Deadline::Timeout(self.id)));
+        }
+    }
+
+    /// Its timeout does not run from here on.
+    pub(super) fn stop_clock(&mut self, deadlines: &mut BTreeSet<(i64, Deadline)>) {
+        if self.ending().is_none() {
+            self.forget_deadlines(deadlines);
+        }
+        if let TaskState::Running { paused, .. } = &mut self.state {
+            *paused = true;
+        }
+    }
+
+    /// After a pause of so long.
+    pub(super) fn go_on(&mut self, after_us: i64, deadlines: &mut BTreeSet<(i64, Deadline)>) {
+        let timeout = self.timeout_us().filter(|_| self.ending().is_none());
+        if let TaskState::Running { paused: paused @ true, since, .. } = &mut self.state {
+            *paused = false;
+            since.mono += after_us;
+            deadlines.extend(timeout.map(|timeout| (since.mono + timeout, Deadline::Timeout(self.id))));
         }
     }
 

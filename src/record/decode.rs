@@ -131,7 +131,7 @@ impl Reader<'_, '_> {
             }
             "stopped" => Event::Stopped,
             "repaired" => Event::Repaired { from: Seq(self.num("from")?), to: Seq(self.num("to")?) },
-            other => return Err(Fault::Unknown(other.to_owned())),
+            other => return self.steering(other),
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod decode;
 pub mod snapshot;
+mod steering;
 
 pub use decode::{Fault, decode};
 
@@ -21,8 +22,9 @@ pub struct Stamp {
     pub term: Term,
 }
 
-/// What a log that this version writes asks of its reader. 2: one `assigned` may name several `tasks`.
-const FORMAT: u32 = 2;
+/// What a log that this version writes asks of its reader. 2: one `assigned` may name several `tasks`. 3: barriers,
+/// instructions and pauses at a checkpoint.
+const FORMAT: u32 = 3;
 
 /// `,"crc":"` + 8 hex digits + `"}`
 const CRC_LEN: usize = 18;
@@ -136,6 +138,15 @@ fn fields(o: &mut Object, event: &Event) {
         Event::AwaitedAll { to } => reply_fields(kind(o, "awaited-all"), Some(to)),
         Event::AwaitedRoom { to } => reply_fields(kind(o, "awaited-room"), Some(to)),
         Event::AwaitedReady { to } => reply_fields(kind(o, "awaited-ready"), Some(to)),
+        Event::BarrierBegan { .. }
+        | Event::Checkpointed { .. }
+        | Event::BarrierComplete { .. }
+        | Event::BarrierFailed { .. }
+        | Event::Injected { .. }
+        | Event::AskedToRest { .. }
+        | Event::Rested { .. }
+        | Event::RestMissed { .. }
+        | Event::WentOn { .. } => steering::fields(o, event),
         Event::Stopping { mode, to } => reply_fields(kind(o, "stopping").str("mode", mode.name()), to.as_ref()),
         Event::Stopped => kind(o, "stopped"),
         Event::Repaired { from, to } => kind(o, "repaired").num("from", from.0).num("to", to.0),
@@ -342,6 +353,7 @@ mod tests {
             Event::Stopped,
             Event::Repaired { from: Seq(3), to: Seq(11) },
         ];
+        all.extend(steering::samples());
         all.extend(PutBack::ALL.map(|why| Event::PutBack { task: TaskId(1), why }));
         for then in [Then::Retry(5), Then::Park, Then::Remove, Then::Again] {
             all.push(Event::Lost { agent: AgentId(1), generation: Generation(1), loss: loss.clone(), then });

@@ -15,7 +15,7 @@ use crate::limits::LINE_MAX;
 use crate::model::AgentId;
 use crate::store::Intake;
 use crate::store::intake::{Begun, Carried, Left, Source};
-use crate::sys::failpoint;
+use crate::sys::{self, failpoint};
 use crate::wire::host::Report;
 
 const CTL: Source = Source(1);
@@ -150,6 +150,10 @@ impl Supervisor {
                 Wake::Signals => self.heard_signal(),
                 Wake::Bell => self.heard_bell()?,
             }
+        }
+        // Who was rung for at once answers at once: all are let speak, and taken in one turn.
+        if self.hive.core.state.barrier.as_ref().is_some_and(|open| open.rung) {
+            sys::let_others_run();
         }
         for _ in 0..self.inlets.pending.len() {
             let Some(source) = self.inlets.pending.pop_front() else {
@@ -297,7 +301,7 @@ fn end_of_last_line(intake: &Intake, taken: Carried) -> Carried {
 
 /// Whether a line on `ctl` claims to be a request: then nothing inside it is taken for another.
 pub(super) fn begins_as_request(line: &[u8]) -> bool {
-    line.starts_with(b"{") || line.starts_with(b"submit ") || line.starts_with(b"cancel ")
+    [&b"{"[..], b"submit ", b"cancel ", b"inject ", b"checkpoint"].iter().any(|verb| line.starts_with(verb))
 }
 
 /// The task that an agent's line says it has ended, read from the line's beginning alone.

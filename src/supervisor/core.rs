@@ -48,7 +48,7 @@ impl Answered {
 /// Of the records that are replayed, which were perhaps not seen to.
 #[derive(Debug, Clone, Copy)]
 pub struct Unfinished {
-    /// Answers that stand on later records may not have been written.
+    /// Answers that stand on later records may not have been written, nor agents been told.
     pub answered: Seq,
     /// The last turn's records begin here.
     pub turn: Seq,
@@ -59,11 +59,12 @@ pub struct Unfinished {
 pub struct Tail(VecDeque<(Seq, Vec<Effect>, Option<ReplyTo>)>);
 
 impl Tail {
-    /// Applies a record, and keeps whom it answers and who asked for it.
+    /// Applies a record, and keeps whom it answers or tells something, and who asked for it.
     pub fn apply(&mut self, point: &mut Point, stamp: Stamp, event: Event, shift: i64) {
         let asker = event.asked_by().cloned();
         let effects = point.apply(stamp, event, shift);
-        let answers: Vec<Effect> = effects.filter(|effect| matches!(effect, Effect::Answer { .. })).collect();
+        let unsaid = effects.filter(|effect| matches!(effect, Effect::Answer { .. } | Effect::Tell { .. }));
+        let answers: Vec<Effect> = unsaid.collect();
         if asker.is_some() || !answers.is_empty() {
             self.0.push_back((stamp.seq, answers, asker));
         }
@@ -127,7 +128,8 @@ impl Core {
                 "hivectl: the log's last record was torn: cut {bytes} bytes at {offset} of {file} (kept beside it)"
             );
         }
-        let (effects, answered) = tail.settle(unfinished);
+        let (mut effects, answered) = tail.settle(unfinished);
+        effects.retain(|effect| replayed.point.state.still_stands(effect));
         let core = Core {
             state: replayed.point.state,
             next: Seq(log.last.0 + 1),
@@ -190,6 +192,7 @@ impl Core {
     fn commit(&mut self, event: Event) {
         self.moment.set(self.now.wall, self.log.term);
         record::encode(&mut self.records, self.next, &self.moment, &event);
+        self.state.seq = self.next;
         self.next.0 += 1;
         self.changes.note(&self.state, &event);
         self.state.apply(self.now, event, &mut self.effects);

@@ -2,7 +2,7 @@
 
 use mio::Poll;
 
-use super::Hive;
+use super::{Hive, agents};
 use crate::model::Effect;
 use crate::wire::host::Command;
 use crate::wire::{agent, answer};
@@ -47,8 +47,10 @@ impl Hive {
                 if hosted {
                     agent::with(out, task.id.0, attempt, task.surroundings().map(|name| name.as_ref()));
                 }
-                agent::task(out, task.id.0, &task.text);
-                if !hosted {
+                if hosted {
+                    agent::task(out, task.id.0, &task.text);
+                } else {
+                    agents::write_task(out, state, id, task);
                     self.agents.delivers(id, task.id, attempt);
                 }
             }
@@ -57,6 +59,9 @@ impl Hive {
                     agent::cancel(out, task.0);
                 }
             }
+            Effect::Tell { agent, what } => self.agents.tell(agent, &what, &self.core.state),
+            Effect::RingHosts { barrier } => self.agents.ring(barrier),
+            Effect::ReleaseHosts => self.agents.release(),
             Effect::SpawnHost { agent, generation } => self.agents.will_start_host(agent, generation),
             Effect::StartWorkload { agent, generation } => self.agents.start_workload(agent, generation),
             Effect::EndTask { agent, task } => self.agents.command(agent, &Command::End(task.0)),

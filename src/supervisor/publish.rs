@@ -65,7 +65,12 @@ impl Changes {
             | Event::Restarting { agent, .. }
             | Event::Leaving { agent }
             | Event::Overdue { agent }
-            | Event::Assigned { agent, .. } => Some(*agent),
+            | Event::Assigned { agent, .. }
+            | Event::Checkpointed { agent, .. }
+            | Event::AskedToRest { agent, .. }
+            | Event::Rested { agent, .. }
+            | Event::RestMissed { agent }
+            | Event::WentOn { agent, .. } => Some(*agent),
             Event::Progress { task, .. } | Event::Usage { task, .. } | Event::PutBack { task, .. } => holder(*task),
             Event::Ended { ended, .. } => ended.agent,
             Event::Led { .. } | Event::Repaired { .. } | Event::Stopping { .. } | Event::Stopped => {
@@ -80,6 +85,10 @@ impl Changes {
             | Event::Ending { .. }
             | Event::Forced { .. }
             | Event::GivenUp { .. }
+            | Event::BarrierBegan { .. }
+            | Event::BarrierComplete { .. }
+            | Event::BarrierFailed { .. }
+            | Event::Injected { .. }
             | Event::Awaited { .. }
             | Event::AwaitedAll { .. }
             | Event::AwaitedRoom { .. }

@@ -10,14 +10,14 @@ use std::os::unix::fs::MetadataExt;
 use mio::Poll;
 use nix::libc;
 
-use super::agents::{Agents, mark_of_workloads};
+use super::agents::{Agents, Shared, mark_of_workloads};
 use super::core::Core;
 use crate::error::{Error, Result};
 use crate::host::{Orders, number};
 use crate::model::{AgentId, Effect, Kind, Row, State};
 use crate::store::Folders;
 use crate::sys::process::{self, Pid, Process};
-use crate::sys::{fifo, tree};
+use crate::sys::{fifo, shm, tree};
 
 /// A host that lives, and its process group.
 pub type Living = (AgentId, Process, i32);
@@ -42,16 +42,15 @@ pub fn living_hosts(state: &State) -> io::Result<Vec<Living>> {
     Ok(living)
 }
 
-/// The pipes that all hosts share: those that a living one holds, or new ones. With them, a `ctl` that is still held
-/// though another stands under its name.
-pub fn shared_pipes(folders: &Folders, host: Option<Pid>) -> Result<(File, File, Option<File>)> {
+/// What all hosts share: what a living one holds, or new. With it, a `ctl` that is still held though another stands under
+/// its name.
+pub fn shared_pipes(folders: &Folders, host: Option<Pid>) -> Result<(Shared, Option<File>)> {
     let ctl = make_ctl(folders)?;
-    let shared = || match host {
-        None => Ok((fifo::unnamed()?, None)),
-        Some(host) => held_pipes(host, &ctl),
+    let shared = |ctl: File| match host {
+        None => Ok((Shared { ctl, hosts: fifo::unnamed()?, barrier: shm::unnamed(&[0; 8])? }, None)),
+        Some(host) => held_pipes(host, ctl),
     };
-    let (hosts, former) = shared().map_err(|e| Error::os("cannot open the pipes that the hosts share", e))?;
-    Ok((ctl, hosts, former))
+    shared(ctl).map_err(|e| Error::os("cannot open what the hosts share", e))
 }
 
 /// The pipe that clients write to, under its name.
@@ -64,11 +63,12 @@ pub fn make_ctl(folders: &Folders) -> Result<File> {
     made.map_err(|e| Error::os(format!("cannot open {}", path.display()), e))
 }
 
-/// The hosts' report pipe, and their `ctl` if it is not this one.
-fn held_pipes(host: Pid, ctl: &File) -> io::Result<(File, Option<File>)> {
+/// What a host holds, and its `ctl` if it is not this one.
+fn held_pipes(host: Pid, ctl: File) -> io::Result<(Shared, Option<File>)> {
     let held = fifo::open_of(host, number::CTL)?;
     let same = held.metadata()?.ino() == ctl.metadata()?.ino();
-    Ok((fifo::open_of(host, number::HOSTS)?, (!same).then_some(held)))
+    let (hosts, barrier) = (fifo::open_of(host, number::HOSTS)?, fifo::open_of(host, number::BARRIER)?);
+    Ok((Shared { ctl, hosts, barrier }, (!same).then_some(held)))
 }
 
 /// Takes over every living host. One whose pipes cannot be had is of no use, and is ended.

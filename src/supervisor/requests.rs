@@ -130,6 +130,9 @@ impl Hive {
                 Input::Restart { agent, rolling, to }
             }
             Op::Stop(mode) => Input::Stop { mode, to },
+            Op::Checkpoint { .. } | Op::Inject { .. } | Op::PauseAtCheckpoint { .. } | Op::Resume { .. } => {
+                self.steering(op, to)?
+            }
         };
         Ok(self.core.feed(input)?)
     }
@@ -142,6 +145,19 @@ impl Hive {
     }
 
     /// A text that cannot be a field of a line goes by reference from here on.
+    pub(super) fn as_field(&self, text: Arc<str>) -> Result<Arc<str>> {
+        if let Some(digest) = reference(&text) {
+            // Named now, and only soon in the log: no clearing shall take it in between.
+            self.context.renew(digest);
+            return Ok(text);
+        }
+        if fits_inline(&text, limits::TEXT_INLINE_MAX) {
+            return Ok(text);
+        }
+        let stored = self.context.put(text.as_bytes());
+        Ok(format!("REF:{}", stored.map_err(|e| Error::os("cannot store the text", e))?).into())
+    }
+
     fn submission(
         &mut self,
         text: Arc<str>,
@@ -150,16 +166,7 @@ impl Hive {
         agent: Option<Arc<str>>,
         to: Option<ReplyTo>,
     ) -> Result<Input> {
-        let text = if let Some(digest) = reference(&text) {
-            // Named now, and only soon in the log: no clearing shall take it in between.
-            self.context.renew(digest);
-            text
-        } else if fits_inline(&text, limits::TEXT_INLINE_MAX) {
-            text
-        } else {
-            let stored = self.context.put(text.as_bytes());
-            format!("REF:{}", stored.map_err(|e| Error::os("cannot store the task's text", e))?).into()
-        };
+        let text = self.as_field(text)?;
         if let Some(options) = options.as_mut().filter(|o| !o.contexts.is_empty()) {
             options.contexts = self.contexts_given(&options.contexts)?;
         }
@@ -191,7 +198,7 @@ impl Hive {
         Ok(self.given.clone())
     }
 
-    fn agent_called(&self, name: &str) -> Result<AgentId> {
+    pub(super) fn agent_called(&self, name: &str) -> Result<AgentId> {
         if let Ok(number) = name.parse() {
             return Ok(AgentId(number));
         }
@@ -253,6 +260,6 @@ impl Hive {
     }
 }
 
-fn asker(to: Option<ReplyTo>) -> Result<ReplyTo> {
+pub(super) fn asker(to: Option<ReplyTo>) -> Result<ReplyTo> {
     to.ok_or_else(|| Error::new(Code::BadRequest, "this request asks for an answer and needs \"reply\""))
 }

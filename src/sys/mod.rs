@@ -125,6 +125,10 @@ pub fn set_open_files(soft: u64) -> io::Result<()> {
 }
 
 /// Keeps the calling process on one processor.
+pub fn let_others_run() {
+    let _ = nix::sched::sched_yield();
+}
+
 pub fn pin_to(cpu: usize) -> io::Result<()> {
     let mut set = nix::sched::CpuSet::new();
     set.set(cpu)?;

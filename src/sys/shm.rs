@@ -3,13 +3,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// Maps `path` read-write at `len` bytes, making it if need be. What it held stays.
 pub fn map(path: &Path, len: usize) -> io::Result<MmapMut> {
@@ -24,6 +25,13 @@ pub fn map(path: &Path, len: usize) -> io::Result<MmapMut> {
     reserve(&file, len as i64)?;
     // SAFETY: the file lies in a 0700 folder of this user, its room is allocated, and hive never makes it shorter.
     unsafe { MmapMut::map_mut(&file) }
+}
+
+/// A few bytes that whoever is handed the file shares: it has no name, and goes with the last who holds it.
+pub fn unnamed(bytes: &[u8]) -> io::Result<File> {
+    let file = File::from(memfd_create("hive", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all_at(bytes, 0)?;
+    Ok(file)
 }
 
 fn reserve(file: &File, len: i64) -> io::Result<()> {

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 
 pub const KILL: i32 = Signal::SIGKILL as i32;
 pub const XCPU: i32 = Signal::SIGXCPU as i32;
@@ -20,10 +21,24 @@ pub fn doorbell(signals: &[Signal]) -> io::Result<OwnedFd> {
     Ok(bell.into())
 }
 
+/// The same for signals that nothing else in this process is to hear, with no handler in between: they are blocked. Before
+/// any other thread is started.
+pub fn blocked_doorbell(signals: &[Signal]) -> io::Result<SignalFd> {
+    let set: SigSet = signals.iter().copied().collect();
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
 /// Takes what rang.
 pub fn hush(bell: &impl AsFd) {
     let mut bytes = [0; 64];
     while matches!(super::read(bell, &mut bytes), Ok(n) if n > 0) {}
+}
+
+/// The same for such a bell: at once all that can be pending.
+pub fn hush_blocked(bell: &SignalFd) {
+    let mut signals = [0; 64 * size_of::<siginfo>()];
+    let _ = super::read(bell, &mut signals);
 }
 
 /// Ignores a signal for this process. Workloads get defaults again when they are started.

@@ -1,6 +1,6 @@
 //! Starting a process: all is prepared here, and the last steps are ours, in the child, before its program begins.
 //! Until then the child borrows our memory while we wait (as vfork's does), so the cost does not grow with ours.
-//! Invariant: a started program has default signal dispositions, an empty mask, and exactly the descriptors that it was given.
+//! Invariant: a started program has default signal dispositions (but for a group's bells), an empty mask, and exactly the descriptors that it was given.
 //! Between clone and exec nothing is allocated, locked or unwound: plain system calls on what was prepared.
 
 use std::ffi::{CStr, CString};
@@ -17,7 +17,8 @@ use super::process::{Pid, cstring};
 pub enum Place {
     /// A session of its own.
     Session,
-    /// A process group: a given one, or (0) one of its own.
+    /// A process group: a given one, or (0) one of its own. The group's bells (USR1, USR2) are not heard before the
+    /// program says so: by default they would end it.
     Group(i32),
 }
 
@@ -244,7 +245,11 @@ impl Child<'_> {
         unsafe {
             match self.place {
                 Place::Session => done(libc::setsid())?,
-                Place::Group(group) => done(libc::setpgid(0, group))?,
+                Place::Group(group) => {
+                    set_action(libc::SIGUSR1 as usize, libc::SIG_IGN);
+                    set_action(libc::SIGUSR2 as usize, libc::SIG_IGN);
+                    done(libc::setpgid(0, group))?
+                }
             }
             if let Some(folder) = &self.folder {
                 done(libc::chdir(folder.as_ptr()))?;
@@ -304,12 +309,15 @@ const MASK: usize = 8;
 
 /// Every signal as it is by default, and none blocked. By the kernel's own calls: the C library hides two signals.
 fn clear_signals() {
-    let default = [0u64; 4];
-    for signal in 1..=MASK * 8 {
-        // SAFETY: all zeros is the kernel's sigaction for SIG_DFL; for KILL and STOP it only says no.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0, MASK) };
-    }
+    (1..=MASK * 8).for_each(|signal| set_action(signal, libc::SIG_DFL));
     set_mask(0);
+}
+
+fn set_action(signal: usize, handler: libc::sighandler_t) {
+    let action = [handler as u64, 0, 0, 0];
+    // SAFETY: the kernel's sigaction begins with the handler, and is no longer than this; SIG_DFL and SIG_IGN run no code.
+    // For KILL and STOP it only says no.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0, MASK) };
 }
 
 fn set_mask(new: u64) -> u64 {

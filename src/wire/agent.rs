@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::split_word;
+use super::{split_word, steering};
 use crate::json::{self, Flat, Object};
 use crate::limits::{NOTE_MAX, RESULT_INLINE_MAX};
-use crate::model::{Exited, Limit};
+use crate::model::{Exited, Limit, Tell};
 
 /// What an agent said.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,14 @@ pub enum Said<'a> {
         task: u64,
         fields: &'a str,
     },
+    Checkpointed {
+        barrier: u64,
+        content: Option<&'a str>,
+    },
+    Paused {
+        task: u64,
+        content: Option<&'a str>,
+    },
     Pong,
     /// From a host alone: how the process of a task ended.
     Exited {
@@ -43,7 +51,7 @@ pub enum Said<'a> {
     Malformed(&'static str),
 }
 
-const ABILITIES: [&str; 4] = ["usr1", "pause", "inject", "restore"];
+const ABILITIES: [&str; 5] = ["usr1", "pause", "inject", "restore", "checkpoint"];
 
 pub fn parse(line: &str, hosted: bool) -> Said<'_> {
     let (verb, rest) = split_word(line);
@@ -74,6 +82,14 @@ pub fn parse(line: &str, hosted: bool) -> Said<'_> {
             Some((task, fields)) => Said::Usage { task, fields: clip(fields) },
             None => Said::Malformed("USAGE needs the task's number"),
         },
+        "CHECKPOINTED" => match saved(rest) {
+            Some((barrier, content)) => Said::Checkpointed { barrier, content },
+            None => Said::Malformed("CHECKPOINTED needs the barrier's number, and a short text or a reference"),
+        },
+        "PAUSED" => match saved(rest) {
+            Some((task, content)) => Said::Paused { task, content },
+            None => Said::Malformed("PAUSED needs the task's number, and a short text or a reference"),
+        },
         "PONG" => Said::Pong,
         _ => Said::Output,
     }
@@ -82,6 +98,11 @@ pub fn parse(line: &str, hosted: bool) -> Said<'_> {
 fn number(rest: &str) -> Option<(u64, &str)> {
     let (number, rest) = split_word(rest);
     Some((number.parse().ok()?, rest))
+}
+
+fn saved(rest: &str) -> Option<(u64, Option<&str>)> {
+    let (number, content) = number(rest)?;
+    steering::fits(content).then_some((number, Some(content).filter(|content| !content.is_empty())))
 }
 
 fn percent(rest: &str) -> Option<(u8, &str)> {
@@ -130,6 +151,27 @@ pub fn context(out: &mut Vec<u8>, id: u64, name: &str, digest: &str, diff: Optio
 
 pub fn cancel(out: &mut Vec<u8>, id: u64) {
     out.extend_from_slice(format!("CANCEL {id}\n").as_bytes());
+}
+
+/// What an agent is told beside its tasks.
+pub fn tell(out: &mut Vec<u8>, what: &Tell) {
+    let (verb, id, text) = match what {
+        Tell::Checkpoint(barrier) => ("CHECKPOINT", barrier.0, None),
+        Tell::Inject(task, text) => ("INJECT", task.0, Some(text)),
+        Tell::Pause(task) => ("PAUSE", task.0, None),
+        Tell::Resume(task, text) => ("RESUME", task.0, text.as_ref()),
+    };
+    out.extend_from_slice(format!("{verb} {id}").as_bytes());
+    if let Some(text) = text {
+        out.push(b' ');
+        out.extend_from_slice(text.as_bytes());
+    }
+    out.push(b'\n');
+}
+
+/// The next task goes on from what was saved.
+pub fn restore(out: &mut Vec<u8>, content: &str) {
+    out.extend_from_slice(format!("RESTORE {content}\n").as_bytes());
 }
 
 /// What a host reads from its agent's `in`.

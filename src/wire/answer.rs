@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{limits, reference};
+use super::{limits, reference, steering};
 use crate::error::Code;
 use crate::json::{Object, quote};
 use crate::model::{Agent, Body, Course, Ended, Limit, Limits, Phase, State, Task, TaskId, TaskState, Verdict};
@@ -30,6 +30,10 @@ pub fn body(out: &mut Vec<u8>, tag: &str, state: &State, body: &Body) {
         }
         Body::StoppedBefore(None) => error(out, tag, Code::Stopping, "the hive was stopped"),
         Body::Watch(id) => watch(out, tag, state, *id),
+        Body::Barrier(end) => steering::barrier(out, tag, end),
+        Body::Injected(way) => steering::injected(out, tag, *way),
+        Body::Rested { agent, task, content } => steering::rested(out, tag, *agent, *task, content.as_deref()),
+        Body::Refused(refusal) => error(out, tag, refusal.code, &refusal.message),
     }
 }
 
@@ -223,7 +227,7 @@ pub fn status(out: &mut Vec<u8>, tag: &str, state: &State, facts: &Facts) {
             if n > 0 {
                 list.push(b',');
             }
-            agent_row(list, agent);
+            agent_row(list, agent, state.agent_state(agent));
         }
         list.push(b']');
         let mut t = Object::open(o.key("tasks"));
@@ -237,11 +241,11 @@ pub fn status(out: &mut Vec<u8>, tag: &str, state: &State, facts: &Facts) {
     });
 }
 
-fn agent_row(out: &mut Vec<u8>, agent: &Agent) {
+fn agent_row(out: &mut Vec<u8>, agent: &Agent, shown: &str) {
     let mut o = Object::open(out);
     o.num("id", agent.id.0);
     o.opt_str("name", agent.name().as_deref());
-    o.str("kind", agent.spec.kind.name()).str("state", agent.state_name());
+    o.str("kind", agent.spec.kind.name()).str("state", shown);
     if let Some(host) = agent.host {
         o.num("pid", host.pid);
     }

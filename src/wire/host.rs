@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::split_word;
 use crate::json::{Flat, Object};
-use crate::model::{AgentId, Generation, Limit, Loss, StopMode};
+use crate::model::{AgentId, BarrierId, Generation, Limit, Loss, StopMode};
 
 /// What a host is told on its `host` FIFO.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Command {
     Ctl,
     /// The workload may not have been sent this task: when it waits for something to read and there is nothing, say so.
     Settle(u64),
+    /// The workload has been written a line that it wants to be rung for.
+    Ring,
 }
 
 impl Command {
@@ -32,6 +34,7 @@ impl Command {
             Command::Leader(pid) => format!("LEADER {pid}\n"),
             Command::Ctl => "CTL\n".to_owned(),
             Command::Settle(task) => format!("SETTLE {task}\n"),
+            Command::Ring => "RING\n".to_owned(),
         }
     }
 
@@ -43,6 +46,7 @@ impl Command {
             "STOP" => StopMode::parse(rest).map(Command::Stop),
             "LEADER" => rest.parse().ok().map(Command::Leader),
             "CTL" => Some(Command::Ctl),
+            "RING" => Some(Command::Ring),
             "SETTLE" => rest.parse().ok().map(Command::Settle),
             _ => None,
         }
@@ -67,6 +71,8 @@ pub enum News {
     Down(Loss),
     /// The workload waits for something to read, and there is nothing: it was not sent this task.
     Waits(u64),
+    /// How the task stands that the host runs, for this barrier.
+    Seen(BarrierId, Arc<str>),
 }
 
 impl Report {
@@ -77,6 +83,7 @@ impl Report {
             News::Started(pid) => out.extend_from_slice(format!("STARTED {pid}").as_bytes()),
             News::Ready(pid) => out.extend_from_slice(format!("READY {pid}").as_bytes()),
             News::Waits(task) => out.extend_from_slice(format!("WAITS {task}").as_bytes()),
+            News::Seen(barrier, note) => out.extend_from_slice(format!("SEEN {barrier} {note}").as_bytes()),
             News::Down(loss) => {
                 out.extend_from_slice(b"DOWN ");
                 let mut o = Object::open(&mut out);
@@ -96,6 +103,10 @@ impl Report {
             "STARTED" => News::Started(rest.parse().ok()?),
             "READY" => News::Ready(rest.parse().ok()?),
             "WAITS" => News::Waits(rest.parse().ok()?),
+            "SEEN" => {
+                let (barrier, note) = split_word(rest);
+                News::Seen(BarrierId(barrier.parse().ok()?), note.into())
+            }
             "DOWN" => {
                 let flat = Flat::parse(rest).ok()?;
                 let text = |name| Some(Arc::<str>::from(flat.str(name).ok()??.as_ref()));
@@ -121,11 +132,14 @@ mod tests {
             Command::Leader(5),
             Command::Ctl,
             Command::Settle(3),
+            Command::Ring,
         ] {
             assert_eq!(Command::parse(command.encode().trim_end()), Some(command));
         }
         let loss = Loss { stderr: "a\n\"b\"".into(), limit: Some(Limit::Memory), ..Loss::because("exit 1") };
-        for news in [News::Started(5), News::Ready(0), News::Waits(3), News::Down(loss)] {
+        for news in
+            [News::Started(5), News::Ready(0), News::Waits(3), News::Seen(BarrierId(4), "a b".into()), News::Down(loss)]
+        {
             let report = Report { agent: AgentId(2), generation: Generation(9), news };
             let line = report.encode();
             assert_eq!(Report::parse(std::str::from_utf8(&line).unwrap().trim_end()), Some(report));

@@ -6,6 +6,7 @@ pub mod answer;
 pub mod host;
 pub mod limits;
 pub mod request;
+pub mod steering;
 
 /// The digest in `REF:<sha256>`, if that is what `text` is.
 pub fn reference(text: &str) -> Option<&str> {

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::check_name;
+use super::steering::{self, Named};
 use crate::json::{self, Flat};
 use crate::limits;
 use crate::model::{Difference, Given, Kind, Options, PoolStart, ReplyTo, Spec, StopMode, Tag, Target, TaskId};
@@ -48,6 +49,25 @@ pub enum Op {
         rolling: bool,
     },
     Stop(StopMode),
+    /// Of these agents, by number or name; of all where none is named.
+    Checkpoint {
+        agents: Vec<Arc<str>>,
+        within_us: i64,
+        partial: bool,
+    },
+    Inject {
+        whom: Named,
+        text: Arc<str>,
+        now: bool,
+    },
+    PauseAtCheckpoint {
+        agent: Arc<str>,
+        within_us: i64,
+    },
+    Resume {
+        agent: Arc<str>,
+        text: Option<Arc<str>>,
+    },
 }
 
 /// A request that cannot be understood, and whom to tell.
@@ -72,6 +92,8 @@ impl Op {
     pub fn cost(&self) -> Cost {
         match self {
             Op::Submit { .. } | Op::PoolStart(_) | Op::Scale(_) | Op::Restart { .. } | Op::More(_) => Cost::Work,
+            Op::Checkpoint { .. } | Op::Inject { .. } | Op::PauseAtCheckpoint { .. } => Cost::Work,
+            Op::Resume { .. } => Cost::Wait,
             Op::Wait(_) | Op::WaitAll | Op::WaitRoom => Cost::Wait,
             Op::Cancel(_) | Op::CancelRun(_) | Op::Stop(_) => Cost::Free,
             Op::Task(_) | Op::Result(_) | Op::Tasks { .. } | Op::Status | Op::Contexts(_) => Cost::Free,
@@ -79,7 +101,8 @@ impl Op {
     }
 }
 
-const OPS: &str = "submit, run, cancel, wait, wait-all, wait-room, task, result, tasks, status, contexts, pool-start, scale, restart, stop";
+const OPS: &str = "submit, run, cancel, wait, wait-all, wait-room, task, result, tasks, status, contexts, pool-start, \
+                   scale, restart, stop, checkpoint, inject, pause-at-checkpoint, resume";
 
 /// Names that were met lately, so that a client's thousand requests share one copy of each.
 #[derive(Debug, Default)]
@@ -109,6 +132,8 @@ pub fn parse(line: &str, names: &mut Names) -> Result<Request, Malformed> {
     short(line).map(|op| Request { to: None, op }).map_err(|message| Malformed { to: None, message })
 }
 
+const SHORT: &str = "submit, cancel, inject or checkpoint";
+
 /// `submit build the docs`, `cancel 17`: nobody is answered.
 fn short(line: &str) -> Result<Op, String> {
     let (verb, rest) = super::split_word(line);
@@ -118,7 +143,9 @@ fn short(line: &str) -> Result<Op, String> {
         "cancel" => {
             rest.trim().parse().map(|id| Op::Cancel(TaskId(id))).map_err(|_| "cancel needs a task's number".into())
         }
-        _ => Err(format!("unknown verb \"{}\": submit or cancel, or a JSON request", verb.escape_debug())),
+        "inject" => steering::short_inject(rest),
+        "checkpoint" => steering::checkpoint(&Flat::parse("{}")?),
+        _ => Err(format!("unknown verb \"{}\": {SHORT}, or a JSON request", verb.escape_debug())),
     }
 }
 
@@ -217,6 +244,10 @@ fn operation(flat: &Flat, names: &mut Names) -> Result<Op, String> {
         "scale" => Op::Scale(count()?),
         "restart" => Op::Restart { agent: agent(flat)?, rolling: flat.bool("rolling")?.unwrap_or(false) },
         "stop" => Op::Stop(stop_mode(flat)?),
+        "checkpoint" => steering::checkpoint(flat)?,
+        "inject" => steering::inject(flat)?,
+        "pause-at-checkpoint" => steering::pause(flat)?,
+        "resume" => steering::resume(flat)?,
         other => {
             return Err(format!("unknown \"op\" \"{}\": {OPS}", other.escape_debug()));
         }
@@ -296,7 +327,7 @@ fn difference(text: &str) -> Result<(&str, Difference), String> {
 }
 
 /// A text may have many lines; its length is bounded by that of the request's own line.
-fn whole(text: &str) -> Result<Arc<str>, String> {
+pub(super) fn whole(text: &str) -> Result<Arc<str>, String> {
     if text.contains('\0') {
         return Err("the text holds a NUL byte: put it into the context store and send its REF".into());
     }
@@ -304,7 +335,7 @@ fn whole(text: &str) -> Result<Arc<str>, String> {
 }
 
 /// An agent, by number or name.
-fn agent(flat: &Flat) -> Result<Option<Arc<str>>, String> {
+pub(super) fn agent(flat: &Flat) -> Result<Option<Arc<str>>, String> {
     match (flat.str("agent"), flat.u64("agent")) {
         (_, Ok(Some(number))) => Ok(Some(number.to_string().into())),
         (Ok(name), _) => Ok(name.map(|n| n.as_ref().into())),
@@ -388,7 +419,7 @@ fn digest<'a>(flat: &Flat<'a>, field: &str) -> Result<Option<Cow<'a, str>>, Stri
 }
 
 /// A duration in seconds, fractions allowed, as microseconds.
-fn seconds(flat: &Flat, field: &str) -> Result<Option<i64>, String> {
+pub(super) fn seconds(flat: &Flat, field: &str) -> Result<Option<i64>, String> {
     match flat.f64(field)? {
         Some(s) if !(s.is_finite() && s > 0.0 && s < 1e10) => {
             Err(format!("\"{field}\" must be a number of seconds above 0"))

@@ -194,3 +194,105 @@ fn two_hundred_tasks_through_each_kit_all_end_right() {
         }
     }
 }
+
+/// The samples that count, one agent each.
+fn counting() -> [Hive; 2] {
+    [("bash", "agents/count.sh"), (python(), "agents/count.py")]
+        .map(|(program, agent)| Hive::start(["-n", "1", "--kind", "lines", "--", program, &script(agent)]))
+}
+
+fn counts(hive: &Hive, task: u64) {
+    wait_until("it counts", || hive.task(task)["percent"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_paused_counter_counts_down_from_where_it_was() {
+    for hive in counting() {
+        let task = hive.submit("100");
+        counts(&hive, task);
+        hive.run(["pause", "1", "--at-checkpoint"]).exits(0);
+        let percent = hive.task(task)["percent"].as_u64();
+        assert_eq!((hive.task(task)["state"].as_str(), hive.task(task)["percent"].as_u64()), (Some("paused"), percent));
+        hive.run(["resume", "1", "--inject", "count down"]).exits(0);
+        hive.run(["wait", "1"]).exits(0);
+        let result = hive.run(["result", "1"]).exits(0).out();
+        assert!(result.trim().ends_with("-1"), "{result}");
+        let turn: Vec<i64> = result.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        assert!(turn.iter().all(|n| *n < 100), "it never got there: {result}");
+    }
+}
+
+#[test]
+fn a_kit_that_is_killed_goes_on_from_its_checkpoint() {
+    for hive in counting() {
+        hive.run(["pool", "restart"]).exits(0);
+        let task = hive.submit("60");
+        counts(&hive, task);
+        let end = hive.json(["checkpoint"]);
+        assert_eq!(end["state"], "complete");
+        let saved = end["agents"][0]["text"].as_str().unwrap().to_owned();
+        crate::harness::kill(hive.workload(1), "KILL");
+        hive.run(["wait", "1"]).exits(0);
+        assert_eq!((hive.task(task)["attempt"].as_u64(), saved.is_empty()), (Some(2), false));
+        hive.run(["result", "1"]).prints("60\n").exits(0);
+    }
+}
+
+#[test]
+fn kits_hear_instructions_and_cancels_where_they_poll() {
+    for hive in counting() {
+        let agent = hive.workload(1);
+        let task = hive.submit("1000");
+        counts(&hive, task);
+        hive.run(["inject", "1", "--now", "count down"]).exits(0);
+        hive.run(["wait", "1"]).exits(0);
+        let task = hive.submit("1000");
+        counts(&hive, task);
+        hive.run(["cancel", "2"]).exits(0);
+        hive.run(["wait", "2"]).exits(1);
+        assert_eq!(hive.task(2)["state"], "cancelled");
+        assert_eq!((hive.workload(1), &hive.agent(1)["restarts"]), (agent, &0.into()), "it was not ended for that");
+        hive.run(["run", "3"]).prints("3\n").exits(0);
+        assert_eq!(hive.status()["malformed"], 0);
+    }
+}
+
+#[test]
+fn idle_kits_answer_a_barrier_at_once() {
+    for hive in counting() {
+        let end = hive.json(["checkpoint"]);
+        assert_eq!((&end["state"], &end["agents"][0]["id"]), (&"complete".into(), &1.into()));
+    }
+}
+
+#[test]
+fn a_tool_of_a_bash_kit_survives_a_barrier_that_is_answered_meanwhile() {
+    let [hive, _] = counting();
+    let run = hive.spawn(["run", "tool 2"]);
+    wait_until("it sleeps", || !hive.running("sleep").is_empty());
+    let sleep = hive.running("sleep");
+    let end = hive.json(["checkpoint", "--timeout", "20"]);
+    assert_eq!((&end["state"], &end["agents"][0]["text"]), (&"complete".into(), &"0 1".into()));
+    assert!(sleep.iter().all(|pid| hive.running("sleep").contains(pid)), "it sleeps on");
+    hive.run(["inject", "1", "count down", "--now"]).exits(0);
+    run.ends().prints("slept, at 0 -1\n").exits(0);
+}
+
+#[test]
+fn a_long_checkpoint_goes_and_comes_by_reference() {
+    let folder = script("");
+    let agent = format!(
+        "import sys, os, signal; sys.path.insert(0, '{folder}')
+from hive import serve
+def load(task, saved): task.state = saved
+def work(task):
+    if task.state is None:
+        task.checkpoint()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return str(len(task.state))
+serve(work, checkpoint=lambda task: 'two\\nlines' * 10000, restore=load)"
+    );
+    let hive = Hive::start(["-n", "1", "--kind", "lines", "--", python(), "-c", &agent]);
+    hive.run(["run", "x"]).prints("90000\n").exits(0);
+    assert!(hive.events().iter().any(|e| e["kind"] == "checkpointed" && e["ref"].is_string()));
+}

@@ -2,3 +2,4 @@
 
 pub mod crowd;
 pub mod relay;
+pub mod ring;

@@ -1,5 +1,6 @@
 //! Owns the list of groups; each is a file that says what is compared with what, and what a good figure is.
 
+mod barrier;
 mod board;
 mod command;
 mod context;
@@ -16,7 +17,7 @@ mod throughput;
 use crate::runner::Group;
 
 /// In the order in which they are run.
-pub const ALL: [Group; 12] = [
+pub const ALL: [Group; 13] = [
     dispatch::GROUP,
     throughput::GROUP,
     oneshot::GROUP,
@@ -26,6 +27,7 @@ pub const ALL: [Group; 12] = [
     state::GROUP,
     board::GROUP,
     lock::GROUP,
+    barrier::GROUP,
     recovery::GROUP,
     takeover::GROUP,
     idle::GROUP,

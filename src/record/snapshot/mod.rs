@@ -3,6 +3,7 @@
 //! Invariant: what is encoded decodes to the same state, moved to the clock of whoever reads it. Pure.
 
 mod read;
+mod steering;
 #[cfg(test)]
 pub mod tests;
 mod write;
@@ -14,7 +15,8 @@ use super::Stamp;
 use crate::model::{Effect, Event, Now, Seq, State, Term};
 
 /// Which lines are understood. A field may be added without a new number; whoever reads skips what it does not know.
-const FORMAT: u64 = 1;
+/// 2: lines for barriers and steering.
+const FORMAT: u64 = 2;
 
 /// What the log comes to, up to one of its records.
 #[derive(Default)]
@@ -48,6 +50,7 @@ impl Point {
             self.leader = Some(Leader { pid: *pid, since: stamp.wall });
         }
         (self.seq, self.wall, self.term) = (stamp.seq, stamp.wall, stamp.term);
+        self.state.seq = stamp.seq;
         self.state.apply(Now { mono: stamp.wall + shift, wall: stamp.wall }, event, &mut self.effects);
         self.effects.drain(..)
     }

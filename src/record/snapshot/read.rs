@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{FORMAT, Leader, Point};
 use crate::json::Flat;
 use crate::model::{
-    Agent, AgentId, AllWait, Counts, Course, Deadline, Frame, Generation, HostId, Now, Phase, ReplyTo, Retire, Seen,
-    Shared, Spec, State, StopMode, Task, TaskId, TaskState, Usage, Verdict,
+    Agent, AgentId, AllWait, BarrierId, Counts, Course, Deadline, Frame, Generation, HostId, Now, Phase, ReplyTo,
+    Retire, Seen, Shared, Spec, State, StopMode, Task, TaskId, TaskState, Usage, Verdict,
 };
 use crate::record::Fault;
 use crate::record::decode::{Read, Reader, whole, wrong};
@@ -52,7 +52,7 @@ impl Reading {
                 self.state();
                 self.ended = r.r.num("lines")? == self.lines;
             }
-            other => return Err(Fault::Unknown(other.to_owned())),
+            other => r.steering(other, self.frame()?)?,
         }
         self.lines += 1;
         Ok(())
@@ -81,16 +81,16 @@ impl Reading {
 
     fn state(&mut self) -> &mut State {
         if let Some(frame) = self.frame.take() {
-            self.point.state = frame.into_state();
+            self.point.state = Frame { seq: self.point.seq, ..frame }.into_state();
         }
         &mut self.point.state
     }
 }
 
 /// One line, and the way of its clock.
-struct Line<'f, 'a> {
-    r: Reader<'f, 'a>,
-    shift: i64,
+pub(super) struct Line<'f, 'a> {
+    pub r: Reader<'f, 'a>,
+    pub shift: i64,
 }
 
 impl Line<'_, '_> {
@@ -111,6 +111,7 @@ impl Line<'_, '_> {
             unclaimed: self.r.opt_num("unclaimed")?.map(|agents| agents as u32),
             spec: Arc::new(self.spec()?),
             last_task: TaskId(self.r.num("last_task")?),
+            last_barrier: BarrierId(self.r.opt_num("last_barrier")?.unwrap_or(0)),
             ended: self.verdicts("ended")?,
             unawaited: self.verdicts("unawaited")?,
             room: room.as_chunks().0.iter().map(|[held, agent]| (*held as u32, AgentId(*agent as u32))).collect(),
@@ -140,6 +141,8 @@ impl Line<'_, '_> {
             "give-up" => Deadline::GiveUp(self.r.task()?),
             "restart" => Deadline::Restart(self.r.agent()?),
             "start" => Deadline::Start(self.r.agent()?),
+            "barrier" => Deadline::Barrier,
+            "rest" => Deadline::Rest(self.r.agent()?),
             _ => return Err(wrong("what")),
         };
         Ok((self.r.int("at")? + self.shift, what))
@@ -165,7 +168,12 @@ impl Line<'_, '_> {
         Ok(match self.r.str("state")?.as_ref() {
             "queued" => TaskState::Queued,
             "held" => TaskState::Held { agent: self.r.agent()?, ending: ending()? },
-            "running" => TaskState::Running { agent: self.r.agent()?, since: self.moment("since")?, ending: ending()? },
+            "running" => TaskState::Running {
+                agent: self.r.agent()?,
+                since: self.moment("since")?,
+                ending: ending()?,
+                paused: self.r.flag("paused")?,
+            },
             verdict => {
                 let mut ended = self.r.ended(Verdict::parse(verdict).ok_or_else(|| wrong("state"))?)?;
                 ended.at = self.r.int("ended")?;
@@ -274,7 +282,7 @@ impl Line<'_, '_> {
         }
     }
 
-    fn replies(&self, name: &str) -> Read<Vec<ReplyTo>> {
+    pub fn replies(&self, name: &str) -> Read<Vec<ReplyTo>> {
         let list = self.r.0.objects(name).map_err(Fault::Broken)?;
         list.iter().map(|flat| Reader(flat).reply()).collect()
     }

@@ -1,6 +1,6 @@
 //! Writes a state as lines. Its counterpart is `read.rs`: the same fields in the same order.
 
-use super::{FORMAT, Point};
+use super::{FORMAT, Point, steering};
 use crate::json::Object;
 use crate::model::{
     Agent, Counts, Course, Deadline, Ended, Ending, Frame, Phase, ReplyTo, Retire, Shared, Spec, Task, TaskState, Usage,
@@ -48,6 +48,7 @@ pub fn write<E>(point: &Point, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> 
     for (at, what) in &frame.deadlines {
         line(&|o| deadline(o, *at, *what))?;
     }
+    steering::write(&frame, &mut line)?;
     for one in point.state.tasks_in_order() {
         line(&|o| task(o, one))?;
     }
@@ -60,7 +61,7 @@ pub fn write<E>(point: &Point, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> 
     take(&out)
 }
 
-fn kind<'o, 'a>(o: &'o mut Object<'a>, name: &str) -> &'o mut Object<'a> {
+pub(super) fn kind<'o, 'a>(o: &'o mut Object<'a>, name: &str) -> &'o mut Object<'a> {
     o.str("kind", name)
 }
 
@@ -83,6 +84,7 @@ fn hive(o: &mut Object, frame: &Frame) {
         Course::Stopped => o.str("course", "stopped"),
     };
     o.opt_str("boot", frame.boot.as_deref()).num("last_task", frame.last_task.0);
+    o.num("last_barrier", frame.last_barrier.0);
     if let Some(agents) = frame.unclaimed {
         o.num("unclaimed", agents);
     }
@@ -113,7 +115,7 @@ fn spec(o: &mut Object, spec: &Spec) {
     s.close();
 }
 
-fn replies<'o, 'a>(o: &'o mut Object<'a>, name: &str, list: &[ReplyTo]) -> &'o mut Object<'a> {
+pub(super) fn replies<'o, 'a>(o: &'o mut Object<'a>, name: &str, list: &[ReplyTo]) -> &'o mut Object<'a> {
     let out = o.key(name);
     out.push(b'[');
     for (n, to) in list.iter().enumerate() {
@@ -136,6 +138,8 @@ fn deadline(o: &mut Object, at: i64, what: Deadline) {
         Deadline::GiveUp(task) => o.str("what", "give-up").num("task", task.0),
         Deadline::Restart(agent) => o.str("what", "restart").num("agent", agent.0),
         Deadline::Start(agent) => o.str("what", "start").num("agent", agent.0),
+        Deadline::Barrier => o.str("what", "barrier"),
+        Deadline::Rest(agent) => o.str("what", "rest").num("agent", agent.0),
     };
 }
 
@@ -160,8 +164,9 @@ fn task(o: &mut Object, task: &Task) {
             o.str("state", "held").num("agent", agent.0);
             why(o, *ending);
         }
-        TaskState::Running { agent, since, ending } => {
+        TaskState::Running { agent, since, ending, paused } => {
             o.str("state", "running").num("agent", agent.0).nums("since", [since.mono, since.wall]);
+            o.bool("paused", *paused);
             why(o, *ending);
         }
         TaskState::Ended(ended) => task_ended(o, ended),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use mio::Poll;
 
-use super::Agents;
+use super::{Agents, write_task};
 use crate::limits;
-use crate::model::{AgentId, Generation, Input, Limit, Loss, State, TaskId};
+use crate::model::{AgentId, BarrierId, Generation, Input, Limit, Loss, State, TaskId};
 use crate::store::BoundedLog;
 use crate::supervisor::collect::{Line, Overlong, answered_task};
 use crate::supervisor::core::Core;
@@ -69,11 +69,11 @@ impl Agents {
         }
         let unsettled = std::mem::take(&mut link.unsettled);
         for task in agent.held.iter().filter(|held| unsettled.contains(held)) {
-            let (out, text) = (link.inbox.buffer(), &state.tasks[*task].text);
-            for given in state.tasks[*task].contexts() {
-                agent::context(out, task.0, &given.name, &given.digest, None);
+            let task = &state.tasks[*task];
+            for given in task.contexts() {
+                agent::context(link.inbox.buffer(), task.id.0, &given.name, &given.digest, None);
             }
-            agent::task(out, task.0, text);
+            write_task(link.inbox.buffer(), state, id, task);
         }
         self.dirty.push(id);
     }
@@ -91,6 +91,7 @@ impl Agents {
                 let workload = Some(pid).filter(|pid| *pid != 0);
                 Input::Ready { agent, generation, workload, abilities: Vec::new(), labels: Vec::new() }
             }
+            News::Seen(barrier, note) => Input::Seen { agent, generation, barrier, note },
             News::Waits(_) => return self.waiting.push_back(agent),
             News::Down(loss) => return self.losses.push_back((agent, generation, loss)),
         };
@@ -124,11 +125,17 @@ impl Agents {
             Said::Exited { task, how } => Input::Exited { agent: id, task: TaskId(task), how },
             Said::Fail { task, reason } => Input::Failed { agent: id, task: TaskId(task), reason: reason.into() },
             // With a full disk there is room for what must be kept, and no more.
-            Said::Progress { .. } | Said::Usage { .. } if !core.is_roomy() => return true,
+            Said::Progress { .. } | Said::Usage { .. } | Said::Checkpointed { .. } if !core.is_roomy() => return true,
             Said::Progress { task, percent, text } => {
                 Input::Progress { agent: id, task: TaskId(task), percent, text: text.into() }
             }
             Said::Usage { task, fields } => Input::Usage { agent: id, task: TaskId(task), fields: fields.into() },
+            Said::Checkpointed { barrier, content } => {
+                Input::Checkpointed { agent: id, barrier: BarrierId(barrier), content: content.map(Arc::from) }
+            }
+            Said::Paused { task, content } => {
+                Input::Rests { agent: id, task: TaskId(task), content: content.map(Arc::from) }
+            }
             Said::Ready { abilities, labels } => {
                 let owned = |words: Vec<&str>| words.into_iter().map(str::to_owned).collect();
                 let (abilities, labels) = (owned(abilities), owned(labels));

@@ -4,6 +4,9 @@
 mod adopting;
 mod hearing;
 mod starting;
+mod telling;
+
+pub use telling::write_task;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -43,6 +46,10 @@ pub struct Agents {
     dirty: Vec<AgentId>,
     /// Hosts to start together.
     due: Vec<(AgentId, Generation)>,
+    /// Agents whose pipes did not take all: up to which record they were told everything.
+    behind: BTreeMap<AgentId, Seq>,
+    /// Up to which record the turns before this one were flushed.
+    flushed: Seq,
     /// What was lost and not yet told to the model.
     losses: VecDeque<(AgentId, Generation, Loss)>,
     /// Agents that wait for a task which they were perhaps not sent.
@@ -61,6 +68,8 @@ pub struct Agents {
 pub struct Shared {
     pub ctl: File,
     pub hosts: File,
+    /// Which barrier is open: hosts look here when they are rung for.
+    pub barrier: File,
 }
 
 struct Link {
@@ -115,6 +124,8 @@ impl Agents {
             tell_at: None,
             dirty: Vec::new(),
             due: Vec::new(),
+            behind: BTreeMap::new(),
+            flushed: Seq(0),
             losses: VecDeque::new(),
             waiting: VecDeque::new(),
             open_files,
@@ -211,7 +222,7 @@ impl Agents {
     }
 
     /// Groups that have members: those of adopted hosts are looked at first, lest their number means another by now.
-    fn groups(&mut self) -> Vec<i32> {
+    pub(super) fn groups(&mut self) -> Vec<i32> {
         let hosts = self.links.values().filter(|link| link.adopted).filter_map(|link| link.host.as_ref());
         let alive: BTreeSet<i32> = hosts.filter_map(|host| process::group_of(host.pid).ok()).collect();
         self.former_groups.retain(|group| alive.contains(group));
@@ -263,6 +274,10 @@ impl Agents {
                 let gone = link.inbox.sent();
                 let sent = link.unsent.partition_point(|(end, _)| *end <= gone);
                 self.marks.was_sent(id, link.unsent.drain(..sent).next_back().map(|(_, delivery)| delivery));
+            }
+            match link.inbox.waiting() {
+                0 => drop(self.behind.remove(&id)),
+                _ => drop(self.behind.entry(id).or_insert(self.flushed)),
             }
             let _ = link.commands.flush(poll.registry(), Wake::HostPipe(id).token());
         }

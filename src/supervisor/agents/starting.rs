@@ -24,7 +24,7 @@ struct Prepared {
     pipes: Pipes,
     args: Vec<CString>,
     env: Vec<CString>,
-    fds: [RawFd; 8],
+    fds: [RawFd; 9],
 }
 
 impl Agents {
@@ -102,7 +102,7 @@ impl Agents {
             processors: self.processors.clone(),
             cgroup: self.cgroup.as_ref().map(|home| home.path.clone()),
         };
-        let mut fds = [nothing.as_raw_fd(); 8];
+        let mut fds = [nothing.as_raw_fd(); 9];
         for (number, file) in [
             (2, log),
             (number::CTL, &self.shared.ctl),
@@ -110,6 +110,7 @@ impl Agents {
             (number::IN, &pipes.inbox),
             (number::OUT, &pipes.out),
             (number::COMMANDS, &pipes.commands),
+            (number::BARRIER, &self.shared.barrier),
         ] {
             fds[number as usize] = file.as_raw_fd();
         }
