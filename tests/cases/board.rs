@@ -3,7 +3,7 @@
 use hive::store::{Board, Folders};
 use serde_json::Value;
 
-use super::takeover::{kill_supervisor, remove_live};
+use super::takeover::kill_supervisor;
 use crate::harness::{Cmd, Hive, python, wait_until};
 
 fn folders(hive: &Hive) -> Folders {
@@ -44,6 +44,7 @@ def block(at, length):
             return copy
 
 reads, seen = 0, set()
+print("begun", flush=True)
 while not select.select([0], [], [], 0)[0]:
     hive = block(hive_at, hive_bytes)
     _, updated, pid, term, since = struct.unpack_from("<5Q", hive, 0)
@@ -71,13 +72,14 @@ fn a_reader_that_knows_the_layout_alone_never_sees_half_a_row() {
     let hive = Hive::start(["-n", "2", "--kind", "lines", "--prefetch", "8", "--", "bash", "-c", COUNTS]);
     let board = hive.live().join("board");
     let mut reader = Cmd::new(python(), [hive.write("reader.py", READER)]).args([&board]).open_stdin().spawn();
+    reader.wait_for_out("begun");
     let tasks = "x\n".repeat(2000);
     hive.cmd(["submit", "--stdin"]).stdin(tasks).run().exits(0);
     hive.run(["wait", "--all"]).prints("2000 done, 0 failed, 0 cancelled\n");
     reader.write(b"\n");
     let out = reader.ends().exits(0).out();
-    let numbers: Vec<u64> = out.split_whitespace().map(|n| n.parse().unwrap()).collect();
-    assert!(numbers[0] > 100 && numbers[1] > 100, "it read {} times and saw {} rows", numbers[0], numbers[1]);
+    let numbers: Vec<u64> = out.split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
+    assert!(numbers[0] > 20 && numbers[1] > 20, "it read {} times and saw {} rows", numbers[0], numbers[1]);
 }
 
 #[test]
@@ -136,8 +138,8 @@ fn a_reader_goes_along_with_growth_and_a_new_leader_and_a_new_file() {
     hive.pool_start::<&str>([]).exits(0);
     assert_eq!((board.hive().unwrap().term, stats(&hive)["led"].clone()), (2, true.into()));
 
-    remove_live(&hive);
-    wait_until("it is made again", || hive.live().join("leader").exists() && hive.live().join("board").exists());
+    std::fs::remove_file(hive.live().join("board")).unwrap();
+    wait_until("it is made again", || hive.live().join("board").exists());
     hive.run(["run", "true"]).exits(0);
     assert_eq!(numbers(&mut board), [1, 2]);
     assert_eq!(board.hive().unwrap().done, 1);

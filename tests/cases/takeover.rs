@@ -336,7 +336,7 @@ fn a_child_of_a_task_does_not_keep_the_lead() {
 }
 
 /// As `rm -rf` does: it may find that what it removes comes back.
-pub fn remove_live(hive: &Hive) {
+fn remove_live(hive: &Hive) {
     while fs::remove_dir_all(hive.live()).is_err_and(|e| e.kind() == std::io::ErrorKind::DirectoryNotEmpty) {}
 }
 
