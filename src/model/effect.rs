@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    AgentId, BarrierEnd, BarrierId, Counts, Difference, Generation, Refusal, ReplyTo, StopMode, TaskId, Way,
-};
+use super::{AgentId, BarrierEnd, BarrierId, Counts, Difference, Generation, Refusal, ReplyTo, StopMode, TaskId, Way};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {

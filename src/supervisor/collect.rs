@@ -20,11 +20,21 @@ use crate::wire::host::Report;
 
 const CTL: Source = Source(1);
 const HOSTS: Source = Source(2);
-const FORMER_CTL: Source = Source(3);
+/// The first of those that `ctl` has been.
+const FORMER_CTL: u64 = 3;
+const FORMERS_MAX: usize = 8;
 const FIRST_AGENT: u64 = 16;
 
 fn agent_source(id: AgentId) -> Source {
     Source(FIRST_AGENT + u64::from(id.0))
+}
+
+fn source_of_former(place: usize) -> u64 {
+    FORMER_CTL + (place % FORMERS_MAX) as u64
+}
+
+fn is_former(source: Source) -> bool {
+    (FORMER_CTL..FORMER_CTL + FORMERS_MAX as u64).contains(&source.0)
 }
 
 fn agent_of(source: Source) -> AgentId {
@@ -36,7 +46,9 @@ pub struct Inlets {
     ctl: File,
     hosts: File,
     /// A `ctl` whose name is gone: clients that had it open may still write to it.
-    former: Option<File>,
+    former: VecDeque<File>,
+    /// How many there ever were: each has a place of its own, taken again by the one so many later.
+    formers: usize,
     halves: HashMap<u64, Carried>,
     /// Sources that may have more to read: edge-triggered readiness is said once.
     pending: VecDeque<Source>,
@@ -72,7 +84,9 @@ impl Overlong {
 impl Inlets {
     pub fn new(ctl: &File, hosts: &File, former: Option<File>) -> io::Result<Inlets> {
         let (ctl, hosts) = (ctl.try_clone()?, hosts.try_clone()?);
-        Ok(Inlets { ctl, hosts, former, halves: HashMap::new(), pending: VecDeque::new() })
+        let formers = usize::from(former.is_some());
+        let former = former.into_iter().collect();
+        Ok(Inlets { ctl, hosts, former, formers, halves: HashMap::new(), pending: VecDeque::new() })
     }
 
     /// Another pipe stands under the name: clients that have the old one open are still heard.
@@ -81,18 +95,34 @@ impl Inlets {
         watch(poll, ctl.as_raw_fd(), Wake::Ctl, Interest::READABLE)?;
         let old = std::mem::replace(&mut self.ctl, ctl);
         unwatch(poll, old.as_raw_fd());
-        watch(poll, old.as_raw_fd(), Wake::FormerCtl, Interest::READABLE)?;
-        self.former = Some(old);
+        let place = self.formers % FORMERS_MAX;
+        watch(poll, old.as_raw_fd(), Wake::FormerCtl(place), Interest::READABLE)?;
+        if self.former.len() == FORMERS_MAX
+            && let Some(oldest) = self.former.pop_front()
+        {
+            unwatch(poll, oldest.as_raw_fd());
+        }
+        self.former.push_back(old);
+        self.formers += 1;
         if let Some(half) = self.halves.remove(&CTL.0) {
-            self.halves.insert(FORMER_CTL.0, half);
+            self.halves.insert(source_of_former(place), half);
         }
         Ok(())
+    }
+
+    fn former_at(&self, source: Source) -> Option<&File> {
+        let first = self.formers - self.former.len();
+        let at = (first..self.formers).position(|place| source_of_former(place) == source.0)?;
+        self.former.get(at)
     }
 
     pub fn watch(&self, poll: &Poll) -> io::Result<()> {
         watch(poll, self.ctl.as_raw_fd(), Wake::Ctl, Interest::READABLE)?;
         watch(poll, self.hosts.as_raw_fd(), Wake::Hosts, Interest::READABLE)?;
-        self.former.iter().try_for_each(|former| watch(poll, former.as_raw_fd(), Wake::FormerCtl, Interest::READABLE))
+        let former = self.former.iter().enumerate();
+        former
+            .into_iter()
+            .try_for_each(|(n, file)| watch(poll, file.as_raw_fd(), Wake::FormerCtl(n), Interest::READABLE))
     }
 
     pub fn has_pending(&self) -> bool {
@@ -141,7 +171,7 @@ impl Supervisor {
             match wake {
                 Wake::Ctl => self.inlets.add(CTL),
                 Wake::Hosts => self.inlets.add(HOSTS),
-                Wake::FormerCtl => self.inlets.add(FORMER_CTL),
+                Wake::FormerCtl(place) => self.inlets.add(Source(source_of_former(place))),
                 Wake::AgentOut(id) => self.inlets.add(agent_source(id)),
                 Wake::AgentIn(id) | Wake::HostPipe(id) => self.hive.agents.writable(id),
                 Wake::HostGone(id) => self.hive.agents.host_gone(id, &self.poll, &self.hive.core.state),
@@ -186,7 +216,7 @@ impl Supervisor {
         let pipe = match source {
             CTL => Some(&self.inlets.ctl),
             HOSTS => Some(&self.inlets.hosts),
-            FORMER_CTL => self.inlets.former.as_ref(),
+            source if is_former(source) => self.inlets.former_at(source),
             source => self.hive.agents.out(agent_of(source)),
         };
         let Some(pipe) = pipe else { return false };
@@ -249,7 +279,7 @@ impl Hive {
 
     fn line(&mut self, source: Source, line: Line) {
         match source {
-            CTL | FORMER_CTL => self.ctl_line(line),
+            source if source == CTL || is_former(source) => self.ctl_line(line),
             HOSTS => {
                 let report = match line {
                     Line::Whole(bytes) => std::str::from_utf8(bytes).ok().and_then(Report::parse),
@@ -280,7 +310,7 @@ impl Supervisor {
             let half = match left.recorded_from {
                 None => self.hive.split(source, &self.intake, taken),
                 Some(_) => {
-                    if let Some(answered) = answered.filter(|_| source == CTL || source == FORMER_CTL) {
+                    if let Some(answered) = answered.filter(|_| source == CTL || is_former(source)) {
                         self.hive.request_again(self.intake.bytes(taken.range.clone()), answered);
                     }
                     end_of_last_line(&self.intake, taken)

@@ -347,7 +347,7 @@ fn a_live_folder_that_is_removed_is_made_again() {
     let gate = hive.gate();
     let waiting = hive.spawn(["run", &gate.then("echo ok")]);
     gate.wait_for(1);
-    for round in 0..3 {
+    for round in 0..12 {
         remove_live(&hive);
         wait_until("it is made again", || hive.live().join("ctl").exists() && leader(&hive).is_some());
         hive.run(["run", &format!("echo {round}")]).prints(format!("{round}\n")).exits(0);
