@@ -293,6 +293,8 @@ impl Found {
 impl Room {
     fn open(path: &std::path::Path, durable: bool) -> io::Result<Room> {
         let root = Folder::open(path)?;
+        // Whoever made the room may have been killed before it was furnished.
+        root.make(TMP)?;
         let tmp = root.folder(TMP)?;
         Ok(Room { root, tmp, durable })
     }
