@@ -63,11 +63,17 @@ pub fn run(call: &mut Call) -> Result<i32> {
     if call.flag("foreground") {
         return foreground(call, request);
     }
-    let leader = client::leader(&call.folders);
-    match leader {
+    let leader = match client::leader(&call.folders) {
+        None => None,
         // A supervisor without agents is one whose starter died before it could ask for them.
-        Some(leader) => refuse_second_pool(call, leader.pid)?,
-        None => launch(&call.folders, &supervisor_options(call))?,
+        Some(leader) => match refuse_second_pool(call, leader.pid) {
+            // It was dying when it was looked at: nobody leads.
+            Err(e) if e.code == Code::NoHive => None,
+            other => other.map(|()| Some(leader))?,
+        },
+    };
+    if leader.is_none() {
+        launch(&call.folders, &supervisor_options(call))?;
     }
     let mut client = call.connect()?.impatient();
     let answer = match client.ask("pool-start", |o| request.write(o)) {
@@ -117,7 +123,7 @@ fn stand_by(call: &mut Call) -> Result<i32> {
 }
 
 fn refuse_second_pool(call: &Call, pid: i32) -> Result<()> {
-    let answer = call.connect()?.ask("status", |_| {})?;
+    let answer = call.connect()?.impatient().ask("status", |_| {})?;
     let rows = rows(&answer);
     // One that has just begun is somebody's, who is about to ask for them.
     let since =

@@ -65,9 +65,10 @@ impl Marks {
         Some(Delivery(self.word(place(agent)))).filter(|delivery| delivery.0 != 0)
     }
 
-    /// Whom something was being sent to: it may have arrived or not.
-    pub fn sending(&self) -> Option<AgentId> {
-        Some(AgentId(self.word(AT_SENDING) as u32)).filter(|agent| agent.0 != 0)
+    /// Whether something was being sent to this agent, so that it may have arrived or not. Where the marks were lost with
+    /// the live folder, that is so of every agent.
+    pub fn may_be_sending(&self, agent: AgentId) -> bool {
+        self.word(AT_SENDING) == u64::from(agent.0) || self.answered() == Seq(u64::MAX)
     }
 
     pub fn begin_sending(&mut self, agent: AgentId) {

@@ -378,6 +378,38 @@ fn a_live_folder_that_goes_with_its_supervisor_does_not_keep_the_next_from_its_a
 }
 
 #[test]
+fn raw_agents_are_sent_nothing_twice_when_the_live_folder_goes_with_its_supervisor() {
+    let hive = Hive::new();
+    let (gate, ran) = (hive.gate(), hive.file("ran"));
+    let work = gate.wait();
+    let script =
+        format!("echo READY; while read -r v id t; do echo $id >>{ran}; ({work}) </dev/null; echo DONE $id $t; done");
+    hive.cmd(["pool", "start", "-n", "2", "--kind", "lines", "--prefetch", "4", "--", "bash", "-c", &script])
+        .run()
+        .exits(0);
+    let before = pids(&hive);
+    hive.cmd(["submit", "--stdin"]).stdin("x\n".repeat(12)).run().exits(0);
+    gate.wait_for(2);
+    kill_supervisor(&hive);
+    fs::remove_dir_all(hive.live()).unwrap();
+    hive.pool_start([""; 0]).exits(0);
+    gate.open(12);
+    hive.run(["wait", "--all"]).exits(0);
+    assert_eq!(times(&hive, "ran").values().copied().collect::<Vec<_>>(), [1; 12]);
+    assert_eq!(before, pids(&hive));
+}
+
+#[test]
+fn a_pool_start_right_after_the_supervisor_was_killed_takes_over() {
+    let hive = Hive::start(["-n", "1"]);
+    for _ in 0..20 {
+        // Not seen dead: it may still be dying when the next one looks.
+        kill(hive.supervisor(), "KILL");
+        hive.pool_start([""; 0]).exits(0);
+    }
+}
+
+#[test]
 fn a_python_agent_is_taken_over_in_the_middle_of_its_task() {
     let hive = Hive::new();
     let gate = hive.gate();

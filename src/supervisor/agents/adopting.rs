@@ -56,7 +56,7 @@ impl Agents {
         let attempt = |at: usize| state.tasks[held[at]].attempts + u32::from(at > 0);
         let is = |delivery: Delivery| (0..held.len()).find(|at| Delivery::of(held[*at], attempt(*at)) == delivery);
         let sure = self.marks.sent(agent.id).and_then(is).map_or(0, |last| last + 1);
-        let Some(link) = self.links.get_mut(&agent.id).filter(|_| self.marks.sending() == Some(agent.id)) else {
+        let Some(link) = self.links.get_mut(&agent.id).filter(|_| self.marks.may_be_sending(agent.id)) else {
             return sure;
         };
         let waiting = fifo::look(&link.inbox.file).unwrap_or_default();
