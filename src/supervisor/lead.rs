@@ -73,7 +73,9 @@ impl Lead {
         let path = folders.leader();
         let lock = Lock::try_take(&path).map_err(|e| Error::os(format!("cannot lock {}", path.display()), e))?;
         self.leader = lock.ok_or_else(|| runs_already(folders))?;
-        Ok(())
+        // Let go before the log's, as the other one was: whoever waits for that finds this one free.
+        let held = self.leader.hold_above(self.log.number() + 1);
+        held.map_err(|e| Error::os(format!("cannot hold {}", path.display()), e))
     }
 
     /// Takes over what the former leader said of itself: whether it was `--durable`, where it was pinned, what it kept.

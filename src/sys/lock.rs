@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,11 @@ impl Lock {
     pub fn hold_above(&mut self, least: i32) -> io::Result<()> {
         self.file = File::from(super::move_up(&self.file, least)?);
         Ok(())
+    }
+
+    /// The number of its descriptor.
+    pub fn number(&self) -> i32 {
+        self.file.as_raw_fd()
     }
 
     /// Whether the file under the lock's name is still the one that is locked.

@@ -362,6 +362,18 @@ fn a_live_folder_that_is_removed_is_made_again() {
 }
 
 #[test]
+fn a_standby_gets_the_lead_of_a_leader_that_made_its_live_folder_again() {
+    let hive = Hive::start(["-n", "4"]);
+    let before = pids(&hive);
+    for _ in 0..10 {
+        remove_live(&hive);
+        wait_until("it is made again", || hive.live().join("ctl").exists() && leader(&hive).is_some());
+        succeed(&hive);
+    }
+    assert_eq!(before, pids(&hive));
+}
+
+#[test]
 fn a_live_folder_that_goes_with_its_supervisor_does_not_keep_the_next_from_its_agents() {
     let hive = Hive::start(["-n", "2"]);
     let before = pids(&hive);
